@@ -1,0 +1,298 @@
+"""Messages between guardian, elector and keeper, over one socketpair for each two of them.
+
+Owns their encoding and nothing of their meaning. A SOCK_SEQPACKET socket keeps message
+boundaries, so that a writer which dies in the middle leaves no half message; it is non-blocking
+at both ends, so that a reader which hangs or is stopped never blocks the writer. What cannot be
+decoded is dropped and counted: a broken peer must not break this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import dataclass, fields
+from typing import Any, Final, get_type_hints
+
+#: Large enough for any message; what is longer is not ours.
+_MAX_BYTES: Final = 16384
+
+
+# --- elector to guardian ---
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The lock can be used: what it is called, and the namespace (empty if it has none)."""
+
+    lock: str
+    namespace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The lock cannot be used as configured; the message is for the user."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class GrantSent:
+    """See model.Grant and model.Claim, whose fields these are."""
+
+    generation: int
+    token: int
+    uid: str
+    holder: str
+    acquire_time_us: int | None
+    transitions: int
+    renewed_at_ns: int
+    expires_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LostSent:
+    """The lock belongs to another."""
+
+    generation: int
+    token: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StandingSent:
+    """A try did not make us leader."""
+
+    leader: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedSent:
+    """The lock is given back as far as it could be."""
+
+    generation: int
+    token: int | None
+    outcome: str
+    retired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A heartbeat."""
+
+    generation: int
+
+
+# --- guardian to elector ---
+
+
+@dataclass(frozen=True, slots=True)
+class BeatAnswered:
+    """The answer to a heartbeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperForked:
+    """A keeper exists; its pidfd comes with the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeIsGone:
+    """No process of the tree is left."""
+
+    token: int | None
+    retire: bool
+
+
+# --- guardian to keeper ---
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """Start the child unless `stop_at_ns` has passed; kill everything at `kill_at_ns`."""
+
+    stop_at_ns: int
+    kill_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """Kill everything at `kill_at_ns`, no sooner and no later."""
+
+    kill_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Send a signal to the child, its group, or all of the tree (`tenure.Scope`)."""
+
+    signum: int
+    scope: str
+    stop: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Kill everything now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Say that you are alive."""
+
+
+# --- keeper to guardian ---
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a ping."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStarted:
+    """The child has been executed."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildNotStarted:
+    """The child was not executed: `errno` says why, None when its time was over before."""
+
+    errno: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStatus:
+    """The child has been reaped with this wait status."""
+
+    status: int
+
+
+Message = (
+    Opened
+    | Refused
+    | GrantSent
+    | LostSent
+    | StandingSent
+    | ReleasedSent
+    | Beat
+    | BeatAnswered
+    | KeeperForked
+    | TreeIsGone
+    | Go
+    | Deadline
+    | Signal
+    | Kill
+    | Ping
+    | Pong
+    | ChildStarted
+    | ChildNotStarted
+    | ChildStatus
+)
+
+_TYPES: Final[dict[str, type[Any]]] = {cls.__name__: cls for cls in Message.__args__}
+_FIELDS: Final[dict[str, list[tuple[str, Any]]]] = {
+    name: [(f.name, get_type_hints(cls)[f.name]) for f in fields(cls)]
+    for name, cls in _TYPES.items()
+}
+
+
+class Undecodable(ValueError):
+    """Bytes that are not a message of ours."""
+
+
+def encode(message: Message) -> bytes:
+    """Write a message as a JSON array: its name, then its fields in order."""
+    name = type(message).__name__
+    values = [getattr(message, field) for field, _ in _FIELDS[name]]
+    return json.dumps([name, *values], separators=(",", ":")).encode()
+
+
+def decode(data: bytes) -> Message:
+    """Read what `encode` wrote; raise Undecodable for anything else."""
+    try:
+        items = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Undecodable(f"not JSON: {data[:80]!r}") from error
+    if not isinstance(items, list) or not items or not isinstance(items[0], str):
+        raise Undecodable(f"not a message: {data[:80]!r}")
+    name, values = items[0], items[1:]
+    expected = _FIELDS.get(name)
+    if expected is None or len(values) != len(expected):
+        raise Undecodable(f"no such message: {data[:80]!r}")
+    for (field, hint), value in zip(expected, values, strict=True):
+        # bool is an int to isinstance, and must not pass for a number.
+        fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+        if not fits:
+            raise Undecodable(f"{name}.{field} is {value!r}")
+    message: Message = _TYPES[name](*values)
+    return message
+
+
+class ChannelClosed(Exception):
+    """The other end is closed: its process is dead or ending."""
+
+
+class Channel:
+    """One end of a socketpair."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        #: How many packets could not be decoded.
+        self.garbage = 0
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll."""
+        return self._socket.fileno()
+
+    def send(self, message: Message, pidfd: int | None = None) -> bool:
+        """Send, or return False at once when the peer is gone or does not read."""
+        data = encode(message)
+        try:
+            if pidfd is None:
+                self._socket.send(data, socket.MSG_NOSIGNAL)
+            else:
+                socket.send_fds(self._socket, [data], [pidfd], socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> list[tuple[Message, int | None]]:
+        """Return what has arrived, each with the descriptor that came along.
+
+        Raise ChannelClosed when the peer has closed and everything before has been returned.
+        """
+        received: list[tuple[Message, int | None]] = []
+        while True:
+            try:
+                data, fds, _, _ = socket.recv_fds(self._socket, _MAX_BYTES, 1)
+            except (BlockingIOError, InterruptedError):
+                return received
+            except ConnectionResetError:
+                continue  # the peer closed without reading all; what it wrote before is still there
+            if not data:
+                if received:
+                    return received
+                raise ChannelClosed
+            for fd in fds:
+                os.set_inheritable(fd, False)
+            try:
+                received.append((decode(data), fds[0] if fds else None))
+            except Undecodable:
+                self.garbage += 1
+                for fd in fds:
+                    os.close(fd)
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
+
+
+def pair() -> tuple[Channel, Channel]:
+    """Return the two ends of a new channel."""
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return Channel(left), Channel(right)

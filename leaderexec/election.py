@@ -1,0 +1,940 @@
+"""Decides for the elector: when to try, renew, give back; what a reply of the lock means.
+
+A pure state machine: events in the past tense and the time go in, effects in the imperative come
+out. It owns every decision about the lock and performs none; it must not know time, os, threads or
+Kubernetes. The algorithm is client-go's (tools/leaderelection), corrected:
+
+- A renewal counts from *before* it was sent, and only if it changed the object's version: an
+  identical PUT is answered 200 and renews nothing.
+- Every write's renewTime is a whole second after the last, since others compare whole seconds.
+- One request is in flight at a time. A write whose reply was lost may still land: it is recognised
+  by its claim, and it can only land once, because each write names the version that it replaces.
+- Nothing is granted from observation: an elector grants after its own first counted write only.
+- A record is ours if this guardian's electors wrote it, never for the holder's name alone.
+- A deletion frees nothing before the last record that was seen has expired.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final, assert_never
+
+from leaderexec.model import (
+    SECOND_US,
+    Claim,
+    Grant,
+    Now,
+    Record,
+    Snapshot,
+    Timing,
+    Token,
+)
+from leaderexec.vigil import Vigil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+# --- states ----------------------------------------------------------------------------------
+
+
+class State(Enum):
+    """What the elector is to the lock."""
+
+    STANDBY = "standby"
+    RESUMING = "resuming"
+    LEADER = "leader"
+    RELEASING = "releasing"
+    RETIRED = "retired"
+
+
+class Cause(Enum):
+    """Why the state changes."""
+
+    ACQUIRED = "our write made us holder"
+    RENEWED = "our first write renewed what a former elector held"
+    LOST = "the record is no longer ours"
+    TREE_GONE = "the guardian has no tree (any more)"
+    RELEASED = "the lock is given back, or was not ours"
+    WITHDREW = "the same, and the guardian is ending"
+
+
+#: All transitions; the diagram in ARCHITECTURE.md is generated from this table.
+TRANSITIONS: Final[Mapping[tuple[State, Cause], State]] = {
+    (State.STANDBY, Cause.ACQUIRED): State.LEADER,
+    (State.STANDBY, Cause.TREE_GONE): State.RELEASING,
+    (State.RESUMING, Cause.RENEWED): State.LEADER,
+    (State.RESUMING, Cause.LOST): State.STANDBY,
+    (State.RESUMING, Cause.TREE_GONE): State.RELEASING,
+    (State.LEADER, Cause.LOST): State.STANDBY,
+    (State.LEADER, Cause.TREE_GONE): State.RELEASING,
+    (State.RELEASING, Cause.RELEASED): State.STANDBY,
+    (State.RELEASING, Cause.WITHDREW): State.RETIRED,
+}
+
+
+class IllegalTransition(Exception):
+    """The caller broke the protocol; the state is unchanged."""
+
+
+# --- events ----------------------------------------------------------------------------------
+
+
+class FailureKind(Enum):
+    """How a call to the lock failed: see the errors of locks.base."""
+
+    CONFLICT = auto()
+    ABSENT = auto()
+    FORBIDDEN = auto()
+    UNAVAILABLE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no result, in a message for people."""
+
+    kind: FailureKind
+    message: str
+    retry_after_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Woke:
+    """The time that the core asked to be woken at has come, or something unrelated woke us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A call succeeded; `snapshot` is None when a read found no object."""
+
+    call_id: int
+    snapshot: Snapshot | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A call failed."""
+
+    call_id: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class WatchOpened:
+    """The watch is established: whatever changes from now on will be seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSaw:
+    """The watch delivered a version, None for a deletion."""
+
+    snapshot: Snapshot | None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEnded:
+    """The watch is over; `failure` is None when the server ended it in an orderly way."""
+
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class BeatReturned:
+    """The guardian answered a heartbeat: it is alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardianDied:
+    """The guardian is provably dead; its keeper may still be killing the tree."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeGone:
+    """No process of the tree of `token` is left: give the lock back, for good if `retire`.
+
+    `token` is None when the guardian never had a tree.
+    """
+
+    token: Token | None
+    retire: bool
+
+
+Event = (
+    Woke
+    | Returned
+    | Failed
+    | WatchOpened
+    | WatchSaw
+    | WatchEnded
+    | BeatReturned
+    | GuardianDied
+    | TreeGone
+)
+
+
+# --- effects ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read the lock."""
+
+    call_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Create the lock's object with `record`."""
+
+    call_id: int
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Replace `seen` by `record`."""
+
+    call_id: int
+    record: Record
+    seen: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWatch:
+    """Start watching for versions after `since`."""
+
+    since: Snapshot | None
+
+
+@dataclass(frozen=True, slots=True)
+class CloseWatch:
+    """Stop watching; nothing of the watch is delivered any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendGrant:
+    """Tell the guardian that a tree may run."""
+
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class SendLost:
+    """Tell the guardian that the lock belongs to another: the tree must die at once."""
+
+    token: Token
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendStanding:
+    """Tell the guardian that a try did not make us leader; `leader` is empty when unknown."""
+
+    leader: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendReleased:
+    """Tell the guardian that the lock is given back (or why not), and whether we are done."""
+
+    token: Token | None
+    outcome: str
+    retired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SendBeat:
+    """Send a heartbeat to the guardian."""
+
+
+@dataclass(frozen=True, slots=True)
+class KillGuardian:
+    """The guardian has been silent for too long: kill it, so that the keeper ends the tree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Log one line."""
+
+    level: str
+    event: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+Effect = (
+    Read
+    | Create
+    | Update
+    | OpenWatch
+    | CloseWatch
+    | SendGrant
+    | SendLost
+    | SendStanding
+    | SendReleased
+    | SendBeat
+    | KillGuardian
+    | Note
+)
+
+
+# --- the machine -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a guardian knows of a leadership, handed to the elector that follows a dead one."""
+
+    token: Token
+    uid: str
+    claim: Claim
+
+
+class _Purpose(Enum):
+    READ = auto()
+    ACQUIRE = auto()
+    RENEW = auto()
+    RELEASE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    call_id: int
+    purpose: _Purpose
+    sent_ns: int
+    record: Record | None = None
+    seen: Snapshot | None = None
+    on_expiry: bool = False
+
+
+class _Watch(Enum):
+    CLOSED = auto()
+    OPENING = auto()
+    OPEN = auto()
+
+
+#: A release that the server does not confirm is given up after this long: with the default stop
+#: timeout of 20 s it ends within the 30 s that Kubernetes gives a pod.
+_RELEASE_BOUND_NS: Final = 8_000_000_000
+
+
+class Election:
+    """One candidate of one election.
+
+    `identity` goes into the record; `unique` says that no other process can have the same one.
+    `inherited` is what a former elector of this guardian held, if anything. `jitter` returns
+    numbers in [0, 1). `generation` numbers the electors of one guardian.
+
+    What a grant means in deadlines is the guardian's business, not this machine's.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: str,
+        unique: bool,
+        timing: Timing,
+        generation: int,
+        jitter: Callable[[], float],
+        now: Now,
+        inherited: Holding | None = None,
+    ) -> None:
+        self.identity = identity
+        self.state = State.STANDBY if inherited is None else State.RESUMING
+        #: When to step with `Woke` at the latest; None while only events matter.
+        self.wake_at_ns: int | None = now.boot_ns
+        self._unique = unique
+        self._timing = timing
+        self._generation = generation
+        self._jitter = jitter
+        self._now = now
+        self._effects: list[Effect] = []
+
+        # What is known of the lock. `_stamp_ns` is when the record was last seen to change.
+        self._seen: Snapshot | None = None
+        self._absent = False
+        self._stamp_ns = now.boot_ns
+        self._must_read = True
+        self._poll_at_ns = now.boot_ns
+        self._announced = ""
+        self._stood = False
+        self._complaint = ""
+
+        # What is ours: the claim of the newest attempt, and the leadership that came of it.
+        self._claim = inherited.claim if inherited else None
+        # A write that may still land, because its reply has not come, and what it replaces.
+        self._attempt_open = False
+        self._attempt_over: Snapshot | None = None
+        self._holding = inherited
+        self._counted_ns = now.boot_ns
+        self._written_us = 0
+        self._renew_at_ns = now.boot_ns
+
+        self._call: _Call | None = None
+        self._calls = 0
+        self._watch = _Watch.CLOSED
+        self._watch_at_ns = now.boot_ns
+        self._watch_forbidden = False
+
+        # The guardian: whether it lives, and whether a tree of a lost leadership does.
+        self._guardian = Vigil(
+            bound_ns=timing.silence_bound_ns, pause_ns=2 * timing.heartbeat_ns, now_ns=now.boot_ns
+        )
+        self._beat_at_ns = now.boot_ns
+        self._guardian_dead = False
+        self._guardian_killed = False
+        self._tree_of: Token | None = inherited.token if inherited else None
+        self._hold_off_ns = now.boot_ns
+        self._retire = False
+        self._may_hold = False
+        self._release_by_ns = now.boot_ns
+
+    # --- the one entrance ---
+
+    def step(self, event: Event, now: Now) -> list[Effect]:
+        """Take note of `event` at `now` and return what is to be done, in order."""
+        self._now = now
+        self._effects = []
+        match event:
+            case Woke():
+                pass
+            case Returned():
+                self._returned(event)
+            case Failed():
+                self._failed(event)
+            case WatchOpened():
+                if self._watch is _Watch.OPENING:
+                    self._watch = _Watch.OPEN
+                    self._watch_forbidden = False
+            case WatchSaw(snapshot=snapshot):
+                if self._watch is not _Watch.CLOSED and self.state is State.STANDBY:
+                    self._observe(snapshot)
+            case WatchEnded(failure=failure):
+                self._watch_ended(failure)
+            case BeatReturned():
+                self._guardian.heard(now.boot_ns)
+            case GuardianDied():
+                self._guardian_dead = True
+            case TreeGone(token=token, retire=retire):
+                self._tree_gone(token, retire=retire)
+            case _:
+                assert_never(event)
+        self._act()
+        self.check_invariants()
+        return self._effects
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError when the state contradicts itself."""
+        if self.state in {State.LEADER, State.RESUMING} and self._holding is None:
+            raise AssertionError(f"{self.state.value} without a leadership")
+        if self.state is State.STANDBY and self._holding is not None:
+            raise AssertionError("standby that still holds a leadership")
+        if self.state is State.RETIRED and self._watch is not _Watch.CLOSED:
+            raise AssertionError("retired, and still watching")
+
+    @property
+    def leader(self) -> str:
+        """The holder as last seen, ourselves included; empty when nobody or unknown."""
+        if self._seen is None or self._absent:
+            return ""
+        return self._seen.record.holder
+
+    # --- small helpers ---
+
+    def _move(self, cause: Cause, **fields: object) -> None:
+        try:
+            after = TRANSITIONS[self.state, cause]
+        except KeyError:
+            raise IllegalTransition(f"{self.state.value}: {cause.value}") from None
+        before, self.state = self.state, after
+        if before is State.STANDBY and self._watch is not _Watch.CLOSED:
+            self._close_watch()
+        self._note(
+            "debug", "election state", before=before.value, after=after.value, reason=cause.value,
+            **fields,
+        )  # fmt: skip
+
+    def _note(self, level: str, event: str, **fields: object) -> None:
+        self._effects.append(Note(level, event, fields))
+
+    def _complain(self, failure: Failure) -> None:
+        """Log a failure loudly when it is new, quietly while it repeats."""
+        level = "debug" if failure.message == self._complaint else "warning"
+        self._complaint = failure.message
+        self._note(level, failure.message)
+
+    def _mine(self, record: Record) -> bool:
+        if record.holder != self.identity:
+            return False
+        return self._unique or (self._claim is not None and self._claim.made(record))
+
+    def _retry_ns(self) -> int:
+        """When to try again as a standby: the retry period times 1 to 2.2, as client-go."""
+        return self._now.boot_ns + int(self._timing.retry_period_ns * (1 + 1.2 * self._jitter()))
+
+    def _close_watch(self) -> None:
+        self._watch = _Watch.CLOSED
+        self._effects.append(CloseWatch())
+
+    # --- what was seen ---
+
+    def _observe(self, snapshot: Snapshot | None) -> None:
+        """Store what was read, written or watched; stamp it when the record changed.
+
+        The comparison is of records, not of versions, so that a label that somebody keeps
+        changing does not keep a dead leader's lease alive.
+        """
+        before = self._seen
+        if snapshot is None:
+            self._absent = True
+            return
+        if before is not None and before.uid == snapshot.uid and _older(snapshot, before):
+            return  # a watch that lags behind our own reads
+        changed = before is None or before.uid != snapshot.uid or before.record != snapshot.record
+        self._seen = snapshot
+        self._absent = False
+        if changed:
+            self._stamp_ns = self._now.boot_ns
+        holder = snapshot.record.holder
+        if self.state is State.STANDBY and holder and holder != self._announced:
+            self._announced = holder
+            if not self._mine(snapshot.record):
+                self._note("info", f"leader is {holder}", leader=holder)
+                self._effects.append(SendStanding(holder, "held by another candidate"))
+                self._stood = True
+
+    def _free_at_ns(self) -> int:
+        """When the lock may be taken, as far as has been seen."""
+        seen = self._seen
+        if seen is None or not seen.record.holder or self._mine(seen.record):
+            return self._now.boot_ns
+        # A record without a duration says nothing about when its holder stops: assume ours.
+        return self._stamp_ns + (seen.record.lease_duration_ns or self._timing.lease_duration_ns)
+
+    # --- replies ---
+
+    def _take_call(self, call_id: int) -> _Call | None:
+        call = self._call
+        if call is None or call.call_id != call_id:
+            return None
+        self._call = None
+        return call
+
+    def _returned(self, event: Returned) -> None:
+        call = self._take_call(event.call_id)
+        if call is None:
+            return
+        self._complaint = ""
+        match call.purpose:
+            case _Purpose.READ:
+                self._must_read = False
+                self._poll_at_ns = self._retry_ns()
+                self._observe(event.snapshot)
+                if self._attempt_open and self._attempt_over != event.snapshot:
+                    self._attempt_open = False  # landed, or never will: its version has passed
+                self._read_as_holder()
+            case _Purpose.ACQUIRE:
+                self._attempt_open = False
+                self._wrote_acquisition(call, event.snapshot)
+            case _Purpose.RENEW:
+                self._wrote_renewal(call, event.snapshot)
+            case _Purpose.RELEASE:
+                self._observe(event.snapshot)
+                if self.state is State.RELEASING:
+                    self._finish_release("released")
+            case _:
+                assert_never(call.purpose)
+
+    def _read_as_holder(self) -> None:
+        """Compare what a quorum read returned with what we believe to hold."""
+        if self.state not in {State.LEADER, State.RESUMING} or self._holding is None:
+            return
+        if self._absent or self._seen is None:
+            self._lose("the lock's object was deleted")
+        elif self._seen.uid != self._holding.uid:
+            self._lose("the lock's object was replaced by another")
+        elif not self._holding.claim.made(self._seen.record):
+            self._lose(f"held by {self._seen.record.holder or 'nobody'}")
+        else:
+            self._renew_at_ns = self._now.boot_ns
+
+    def _lose(self, reason: str) -> None:
+        holding = self._holding
+        if holding is None:
+            raise AssertionError("nothing to lose")
+        self._holding = None
+        self._claim = None
+        self._tree_of = holding.token
+        self._move(Cause.LOST, detail=reason)
+        self._note("error", "leadership lost", reason=reason, token=holding.token)
+        self._effects.append(SendLost(holding.token, reason))
+        self._must_read = True
+
+    def _wrote_acquisition(self, call: _Call, snapshot: Snapshot | None) -> None:
+        record = call.record
+        if record is None or snapshot is None or self._claim is None:
+            raise AssertionError("an acquisition writes a record")
+        if call.seen is not None and snapshot.uid != call.seen.uid:
+            # The object was deleted while we looked, and the server let the PUT create another.
+            # Who held the deleted one may hold it still: give ours back, keep the old stamp.
+            self._note("warning", "the lock's object was deleted and created anew by our write")
+            self._hold_off_ns = max(self._hold_off_ns, self._free_at_ns())
+            self._seen, self._absent = snapshot, False
+            if self.state is State.STANDBY:
+                self._start_release()
+            return
+        if call.seen is not None and snapshot.version == call.seen.version:
+            self._must_read = True  # answered 200, changed nothing
+            return
+        self._observe(snapshot)
+        if self.state is not State.STANDBY:
+            return  # told to give back while the write was in flight: _act releases it
+        token = Token(int(snapshot.version))
+        self._holding = Holding(token, snapshot.uid, self._claim)
+        self._move(Cause.ACQUIRED, token=token)
+        self._note("info", "became leader", token=token, transitions=record.transitions)
+        self._announced = self.identity
+        self._count(call, record)
+
+    def _wrote_renewal(self, call: _Call, snapshot: Snapshot | None) -> None:
+        if snapshot is None or call.record is None or call.seen is None:
+            raise AssertionError("a renewal writes a record over another")
+        if snapshot.uid != call.seen.uid:
+            self._seen, self._absent = snapshot, False
+            if self.state in {State.LEADER, State.RESUMING}:
+                self._lose("the lock's object was deleted")
+            return
+        if snapshot.version == call.seen.version:
+            self._renew_at_ns = self._now.boot_ns  # answered 200, renewed nothing: try again
+            return
+        self._observe(snapshot)
+        if self.state is State.RESUMING:
+            self._move(Cause.RENEWED)
+            self._note("info", "resumed leadership", token=self._token())
+        if self.state is State.LEADER:
+            self._count(call, call.record)
+
+    def _token(self) -> Token:
+        if self._holding is None:
+            raise AssertionError("no leadership, no token")
+        return self._holding.token
+
+    def _count(self, call: _Call, record: Record) -> None:
+        """Grant what a write that took effect is worth, counted from before it was sent."""
+        holding = self._holding
+        if holding is None:
+            raise AssertionError("no leadership to count for")
+        self._counted_ns = call.sent_ns
+        self._renew_at_ns = call.sent_ns + self._timing.retry_period_ns
+        self._effects.append(
+            SendGrant(
+                Grant(
+                    generation=self._generation,
+                    token=holding.token,
+                    uid=holding.uid,
+                    claim=holding.claim,
+                    renewed_at_ns=call.sent_ns,
+                    expires_at_ns=call.sent_ns + record.lease_duration_ns,
+                )
+            )
+        )
+
+    def _failed(self, event: Failed) -> None:
+        call = self._take_call(event.call_id)
+        if call is None:
+            return
+        failure = event.failure
+        kind = failure.kind
+        if kind is FailureKind.CONFLICT:
+            self._must_read = True
+            if call.purpose is _Purpose.ACQUIRE:
+                # Somebody was faster, or our own lost write had landed: the read will tell.
+                self._attempt_open = False
+                if call.on_expiry and self._watch is _Watch.OPEN:
+                    # The record changed and the watch did not say so: it is dead.
+                    self._note("warning", "the watch has silently died: opening another")
+                    self._close_watch()
+            return
+        if kind is FailureKind.ABSENT:
+            if self.state in {State.LEADER, State.RESUMING}:
+                self._lose("the lock's object was deleted")
+            self._absent = True
+            self._attempt_open = False
+            return
+        self._complain(failure)
+        if self.state is State.STANDBY:
+            self._poll_at_ns = max(
+                self._retry_ns(), self._now.boot_ns + (failure.retry_after_ns or 0)
+            )
+            self._must_read = True
+            if self._watch is _Watch.OPEN and kind is FailureKind.UNAVAILABLE:
+                self._close_watch()  # it may be as dead as the connection that just failed
+                self._watch_at_ns = self._poll_at_ns
+            if not self._stood:
+                self._stood = True
+                self._effects.append(SendStanding("", failure.message))
+        else:
+            self._retry_as_holder(call, failure)
+
+    def _retry_as_holder(self, call: _Call, failure: Failure) -> None:
+        """Try again a retry period after the failed call, later if the server asks for it.
+
+        A wish beyond the renew deadline is cut so that one more try fits before it.
+        """
+        now_ns = self._now.boot_ns
+        at_ns = max(now_ns, call.sent_ns + self._timing.retry_period_ns)
+        if failure.retry_after_ns is not None:
+            last_ns = (
+                self._counted_ns + self._timing.renew_deadline_ns - self._timing.retry_period_ns
+            )
+            at_ns = max(at_ns, min(now_ns + failure.retry_after_ns, last_ns))
+        if self.state is State.RELEASING:
+            at_ns = now_ns + self._timing.retry_period_ns // 4
+            self._must_read = True
+        if call.purpose is _Purpose.READ:
+            self._must_read = True
+        self._renew_at_ns = at_ns
+        self._poll_at_ns = at_ns
+
+    def _watch_ended(self, failure: Failure | None) -> None:
+        if self._watch is _Watch.CLOSED:
+            return
+        self._watch = _Watch.CLOSED
+        now_ns = self._now.boot_ns
+        if failure is None:
+            # Watches end now and then. What changed meanwhile is read, at a moment of our own,
+            # since all standbys' watches may have ended at once.
+            wait_ns = int(self._jitter() * self._timing.retry_period_ns / 4)
+        elif failure.kind is FailureKind.FORBIDDEN:
+            if not self._watch_forbidden:
+                self._note(
+                    "warning", f"{failure.message}; polling every retry period instead of watching"
+                )
+            self._watch_forbidden = True
+            wait_ns = self._timing.retry_period_ns
+        else:
+            self._note("debug", failure.message)
+            wait_ns = int(self._timing.retry_period_ns * (0.5 + self._jitter() / 2))
+        self._poll_at_ns = now_ns + wait_ns
+        self._watch_at_ns = now_ns + wait_ns
+        if self._watch_forbidden:
+            self._watch_at_ns = now_ns + self._timing.lease_duration_ns
+
+    # --- the guardian's words ---
+
+    def _tree_gone(self, token: Token | None, *, retire: bool) -> None:
+        self._retire = self._retire or retire
+        if self._tree_of == token or retire:
+            self._tree_of = None
+        holding = self._holding
+        if self.state in {State.RELEASING, State.RETIRED}:
+            return
+        if not retire and (
+            holding is None or (self.state is State.LEADER and holding.token != token)
+        ):
+            if token is not None:
+                self._effects.append(SendReleased(token, "not held", retired=False))
+            return
+        self._start_release()
+
+    def _start_release(self) -> None:
+        seen = None if self._absent else self._seen
+        self._may_hold = (
+            self._holding is not None
+            or self._attempt_open
+            or (seen is not None and self._mine(seen.record))
+        )
+        self._release_by_ns = self._now.boot_ns + min(
+            self._timing.renew_deadline_ns, _RELEASE_BOUND_NS
+        )
+        self._renew_at_ns = self._now.boot_ns
+        self._must_read = self._must_read or self._seen is None
+        self._move(Cause.TREE_GONE)
+
+    def _finish_release(self, outcome: str) -> None:
+        token = self._holding.token if self._holding else None
+        if self._holding is not None or outcome == "released":
+            level = "info" if outcome == "released" else "warning"
+            self._note(level, "lock given back", outcome=outcome, token=token)
+        self._holding = None
+        self._may_hold = False
+        self._tree_of = None
+        self._attempt_open = self._attempt_open and outcome == "unconfirmed"
+        self._move(Cause.WITHDREW if self._retire else Cause.RELEASED)
+        self._effects.append(SendReleased(token, outcome, retired=self._retire))
+        # Whoever waited goes first; without anybody waiting we are back after a retry period.
+        self._hold_off_ns = max(self._hold_off_ns, self._retry_ns())
+        self._announced = ""
+        self._stood = False
+        self._must_read = True
+        self._poll_at_ns = self._now.boot_ns
+
+    # --- what is to be done now ---
+
+    def _act(self) -> None:
+        self.wake_at_ns = None
+        if self.state is State.RETIRED:
+            return
+        now_ns = self._now.boot_ns
+        if not self._guardian_dead and now_ns >= self._beat_at_ns:
+            self._effects.append(SendBeat())
+            self._beat_at_ns = now_ns + self._timing.heartbeat_ns
+        silent = self._guardian.silent(now_ns) and not self._guardian_dead
+        match self.state:
+            case State.STANDBY:
+                self._act_standby(silent=silent)
+            case State.RESUMING | State.LEADER:
+                self._act_holder(silent=silent)
+            case State.RELEASING:
+                self._act_releasing()
+            case _:
+                assert_never(self.state)
+        if not self._guardian_dead:
+            self._wake(self._beat_at_ns)
+
+    def _wake(self, at_ns: int) -> None:
+        if self.wake_at_ns is None or at_ns < self.wake_at_ns:
+            self.wake_at_ns = at_ns
+
+    def _act_standby(self, *, silent: bool) -> None:
+        if silent or self._guardian_dead or self._call is not None:
+            return
+        now_ns = self._now.boot_ns
+        if self._must_read:
+            if now_ns >= self._poll_at_ns:
+                self._issue(_Purpose.READ)
+            else:
+                self._wake(self._poll_at_ns)
+            return
+        try_at_ns = max(self._free_at_ns(), self._hold_off_ns)
+        if self._tree_of is None and now_ns >= try_at_ns:
+            self._try()
+            return
+        if self._tree_of is None:
+            self._wake(try_at_ns)
+        if self._watch is _Watch.CLOSED:
+            if now_ns >= self._watch_at_ns:
+                self._watch = _Watch.OPENING
+                self._effects.append(OpenWatch(None if self._absent else self._seen))
+            else:
+                self._wake(self._watch_at_ns)
+        if self._watch is not _Watch.OPEN:
+            if now_ns >= self._poll_at_ns:
+                self._issue(_Purpose.READ)
+            else:
+                self._wake(self._poll_at_ns)
+
+    def _try(self) -> None:
+        """Write ourselves into the record."""
+        seen = None if self._absent else self._seen
+        if seen is not None and self._mine(seen.record):
+            # A write of ours whose reply was lost has landed: renew it, so that it counts.
+            record = seen.record
+            acquire_time_us, transitions = record.acquire_time_us, record.transitions
+        else:
+            acquire_time_us = self._now.wall_us
+            if self._attempt_open and self._claim is not None and seen == self._attempt_over:
+                # The last attempt may still land, over the same version: both make one claim.
+                acquire_time_us = self._claim.acquire_time_us or acquire_time_us
+            transitions = 0 if seen is None else seen.record.transitions + 1
+        self._claim = Claim(self.identity, acquire_time_us, transitions)
+        on_expiry = seen is not None and bool(seen.record.holder)
+        self._attempt_open = True
+        self._attempt_over = seen
+        self._issue(_Purpose.ACQUIRE, self._record(), seen, on_expiry=on_expiry)
+
+    def _act_holder(self, *, silent: bool) -> None:
+        if silent:
+            # Nobody takes our grants: stop renewing, and make sure that the tree ends.
+            if not self._guardian_killed:
+                self._guardian_killed = True
+                self._note("error", "the guardian is silent: no more renewals, killing it")
+                self._effects.append(KillGuardian())
+            return
+        self._guardian_killed = False
+        if self._call is not None:
+            return
+        if self._now.boot_ns < self._renew_at_ns:
+            self._wake(self._renew_at_ns)
+        elif self._must_read or self._seen is None:
+            self._issue(_Purpose.READ)
+        else:
+            self._issue(_Purpose.RENEW, self._record(), self._seen)
+
+    def _act_releasing(self) -> None:
+        now_ns = self._now.boot_ns
+        if not self._may_hold:
+            self._finish_release("not held")
+            return
+        if now_ns >= self._release_by_ns:
+            self._finish_release("unconfirmed")
+            return
+        self._wake(self._release_by_ns)
+        if self._call is not None:
+            return
+        if now_ns < self._renew_at_ns:
+            self._wake(self._renew_at_ns)
+        elif self._must_read:
+            self._issue(_Purpose.READ)
+        elif self._absent or self._seen is None or not self._mine(self._seen.record):
+            self._finish_release("not held")
+        else:
+            free = Record(
+                holder="",
+                lease_duration_s=1,
+                acquire_time_us=self._now.wall_us,
+                renew_time_us=self._next_write_us(),
+                transitions=self._seen.record.transitions,
+            )
+            self._issue(_Purpose.RELEASE, free, self._seen)
+
+    def _record(self) -> Record:
+        if self._claim is None:
+            raise AssertionError("a write needs a claim")
+        return Record(
+            holder=self.identity,
+            lease_duration_s=self._timing.lease_duration_s,
+            acquire_time_us=self._claim.acquire_time_us,
+            renew_time_us=self._next_write_us(),
+            transitions=self._claim.transitions,
+        )
+
+    def _next_write_us(self) -> int:
+        """The wall clock, but in a later whole second than any write of ours that may have landed.
+
+        Others compare records in whole seconds: a renewal within the same second, or after the
+        wall clock was set back, would renew nothing in their eyes.
+        """
+        last_us = self._written_us
+        if self._seen is not None and self._mine(self._seen.record):
+            last_us = max(last_us, self._seen.record.renew_time_us or 0)
+        return max(self._now.wall_us, (last_us // SECOND_US + 1) * SECOND_US)
+
+    def _issue(
+        self,
+        purpose: _Purpose,
+        record: Record | None = None,
+        seen: Snapshot | None = None,
+        *,
+        on_expiry: bool = False,
+    ) -> None:
+        self._calls += 1
+        call = _Call(self._calls, purpose, self._now.boot_ns, record, seen, on_expiry)
+        self._call = call
+        if record is None:
+            self._effects.append(Read(call.call_id))
+            return
+        self._written_us = max(self._written_us, record.renew_time_us or 0)
+        if seen is None:
+            self._effects.append(Create(call.call_id, record))
+        else:
+            self._effects.append(Update(call.call_id, record, seen))
+
+
+def _older(snapshot: Snapshot, than: Snapshot) -> bool:
+    """Whether one version of an object precedes another, where versions are comparable."""
+    try:
+        return int(snapshot.version) < int(than.version)
+    except ValueError:
+        return False

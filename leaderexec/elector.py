@@ -1,0 +1,420 @@
+"""Owns the lock: the one process that talks to it. Carries out what election decides.
+
+The main thread serves the channel and the deadlines and never waits for the lock; one worker
+thread makes the calls, one at a time; a watch thread reads the watch while standing by. A call may
+hang anywhere (name resolution, an exec plugin, a server that trickles), and a thread cannot be
+ended, so a worker that is overdue ends the whole process: the guardian starts another.
+
+When the guardian dies the elector outlives it: it waits until the keeper has ended, gives the lock
+back, and ends. It is forked before anything of Kubernetes is imported, which its worker does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import random
+import select
+import signal
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, assert_never
+
+from leaderexec import channel as wire
+from leaderexec import election, linux, log
+from leaderexec.channel import ChannelClosed, Message
+from leaderexec.locks.base import Absent, Conflict, Forbidden, LockError, Unavailable
+from leaderexec.model import SECOND_NS, Token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from leaderexec.guardian import ElectorSeat
+    from leaderexec.locks.base import Lock
+    from leaderexec.log import Log
+    from leaderexec.model import Snapshot, Timing
+
+#: How long opening the lock may take: it imports a large package, perhaps on a starved processor.
+_OPEN_BOUND_NS: Final = 30 * SECOND_NS
+#: The least that a call is given before the process is ended for it.
+_CALL_BOUND_NS: Final = 5 * SECOND_NS
+
+
+class LockRefused(Exception):
+    """The lock cannot be used as it is configured; the message is for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidacy:
+    """Who campaigns: `identity` as written into the record, `unique` if nobody else can have it."""
+
+    identity: str
+    unique: bool
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class _LockOpened:
+    lock: Lock
+
+
+@dataclass(frozen=True, slots=True)
+class _LockRefused:
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class _FromWatch:
+    """An event of one watch; those of a watch that was closed since are dropped."""
+
+    watch_id: int
+    event: election.Event
+
+
+_Arrival = election.Event | _LockOpened | _LockRefused | _FromWatch
+_Job = tuple[int, str, "Callable[[Lock, float], Snapshot | None]"]
+
+
+class _Inbox:
+    """What the threads hand to the main thread, with a descriptor to poll."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def put(self, arrival: _Arrival) -> None:
+        self._queue.put(arrival)
+        os.eventfd_write(self._fd, 1)
+
+    def take(self) -> list[_Arrival]:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._fd)
+        arrivals = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                arrivals.append(self._queue.get_nowait())
+        return arrivals
+
+
+class _Worker:
+    """Opens the lock, then makes one call at a time on a thread of its own."""
+
+    def __init__(self, open_lock: Callable[[], Lock], timeout_s: float, inbox: _Inbox) -> None:
+        self._open_lock = open_lock
+        self._timeout_s = timeout_s
+        self._inbox = inbox
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._lock: Lock | None = None
+        threading.Thread(target=self._run, name="worker", daemon=True).start()
+
+    def submit(self, job: _Job) -> None:
+        self._jobs.put(job)
+
+    def _run(self) -> None:
+        while True:
+            call_id, verb, call = self._jobs.get()
+            self._inbox.put(self._do(call_id, verb, call))
+
+    def _do(
+        self, call_id: int, verb: str, call: Callable[[Lock, float], Snapshot | None]
+    ) -> _Arrival:
+        try:
+            if self._lock is None:
+                self._lock = self._open_lock()
+                self._inbox.put(_LockOpened(self._lock))
+            return election.Returned(call_id, call(self._lock, self._timeout_s))
+        except LockRefused as refusal:
+            return _LockRefused(str(refusal))
+        except LockError as error:
+            return election.Failed(call_id, _failure(error))
+        except Exception as error:  # noqa: BLE001 - a library's surprise is one more failed call
+            return election.Failed(
+                call_id,
+                election.Failure(
+                    election.FailureKind.UNAVAILABLE,
+                    f"cannot {verb} the lock: {type(error).__name__}: {error}",
+                ),
+            )
+
+
+def _failure(error: LockError) -> election.Failure:
+    kind = election.FailureKind.UNAVAILABLE
+    retry_after_ns = None
+    match error:
+        case Conflict():
+            kind = election.FailureKind.CONFLICT
+        case Absent():
+            kind = election.FailureKind.ABSENT
+        case Forbidden():
+            kind = election.FailureKind.FORBIDDEN
+        case Unavailable(retry_after_s=wish_s) if wish_s is not None:
+            retry_after_ns = int(wish_s * SECOND_NS)
+        case _:
+            pass
+    return election.Failure(kind, str(error), retry_after_ns)
+
+
+def _watch(lock: Lock, since: Snapshot | None, watch_id: int, inbox: _Inbox) -> None:
+    """Read one watch to its end."""
+    failure: election.Failure | None = None
+    try:
+        versions = lock.watch(since)
+        for first, snapshot in enumerate(versions):
+            event = election.WatchSaw(snapshot) if first else election.WatchOpened()
+            inbox.put(_FromWatch(watch_id, event))
+    except LockError as error:
+        failure = _failure(error)
+    except Exception as error:  # noqa: BLE001 - a library's surprise is one more broken watch
+        failure = election.Failure(
+            election.FailureKind.UNAVAILABLE,
+            f"cannot watch the lock: {type(error).__name__}: {error}",
+        )
+    inbox.put(_FromWatch(watch_id, election.WatchEnded(failure)))
+
+
+class Elector:
+    """The life of one elector, from a fork of the guardian to its retirement.
+
+    `open_lock` is called on the worker, may take its time, and raises LockRefused for what only
+    the user can mend.
+    """
+
+    def __init__(
+        self,
+        seat: ElectorSeat,
+        candidacy: Candidacy,
+        open_lock: Callable[[], Lock],
+        log_: Log,
+    ) -> None:
+        log.quiet_standard_library()
+        _shrug_off_signals()
+        self._log = log_.bind(role="elector")
+        self._seat = seat
+        self._timing = candidacy.timing
+        self._channel = seat.channel
+        self._guardian_dead = False
+        self._keeper_pidfd = seat.keeper_pidfd
+        self._inbox = _Inbox()
+        self._timer = linux.BoottimeTimer()
+        self._poll = select.poll()
+        for fd in (
+            seat.channel.fileno(),
+            seat.guardian_pidfd,
+            self._inbox.fileno(),
+            self._timer.fileno(),
+        ):
+            self._poll.register(fd, select.POLLIN)
+        self._worker = _Worker(open_lock, candidacy.timing.call_timeout_ns / SECOND_NS, self._inbox)
+        self._lock: Lock | None = None
+        self._busy_since_ns: int | None = None
+        self._watch_id = 0
+        self._watch_thread: threading.Thread | None = None
+        self._done = False
+        grant = seat.grant
+        self._core = election.Election(
+            identity=candidacy.identity,
+            unique=candidacy.unique,
+            timing=candidacy.timing,
+            generation=seat.generation,
+            jitter=random.random,
+            now=linux.now(),
+            inherited=election.Holding(grant.token, grant.uid, grant.claim) if grant else None,
+        )
+
+    def run(self) -> None:
+        """Serve until retired; raise TimeoutError when the worker is overdue."""
+        self._step(election.Woke())
+        while not self._done:
+            self._timer.set(self._wake_at_ns())
+            ready = {fd for fd, _ in self._poll.poll()}
+            if self._timer.fileno() in ready:
+                self._timer.clear()
+            # The guardian's words first: after a pause of our own they tell that it is alive.
+            if self._channel.fileno() in ready:
+                self._listen()
+            if self._seat.guardian_pidfd in ready:
+                self._guardian_died()
+            if self._inbox.fileno() in ready:
+                for arrival in self._inbox.take():
+                    self._take_arrival(arrival)
+            if self._guardian_dead and self._keeper_pidfd in ready:
+                self._step(election.TreeGone(None, retire=True))
+            self._step(election.Woke())
+            self._check_worker()
+
+    # --- deadlines ---
+
+    def _wake_at_ns(self) -> int | None:
+        times = [t for t in (self._core.wake_at_ns, self._overdue_at_ns()) if t is not None]
+        return min(times, default=None)
+
+    def _overdue_at_ns(self) -> int | None:
+        if self._busy_since_ns is None:
+            return None
+        if self._lock is None:
+            return self._busy_since_ns + _OPEN_BOUND_NS
+        return self._busy_since_ns + max(self._timing.renew_deadline_ns, _CALL_BOUND_NS)
+
+    def _check_worker(self) -> None:
+        overdue_at_ns = self._overdue_at_ns()
+        if not self._done and overdue_at_ns and linux.boottime_ns() >= overdue_at_ns:
+            raise TimeoutError("a call to the lock hangs beyond its deadline")
+
+    # --- what arrives ---
+
+    def _listen(self) -> None:
+        try:
+            messages = self._channel.receive()
+        except ChannelClosed:
+            # The guardian is dying: its pidfd will tell when it is dead.
+            self._poll.unregister(self._channel.fileno())
+            return
+        for message, pidfd in messages:
+            self._take(message, pidfd)
+
+    def _take(self, message: Message, pidfd: int | None) -> None:
+        match message:
+            case wire.BeatAnswered():
+                self._step(election.BeatReturned())
+            case wire.KeeperForked():
+                if self._keeper_pidfd is not None:
+                    os.close(self._keeper_pidfd)
+                self._keeper_pidfd = pidfd
+            case wire.TreeIsGone(token=number, retire=retire):
+                token = None if number is None else Token(number)
+                self._step(election.TreeGone(token, retire))
+            case _:
+                self._log.error("unexpected message", message=type(message).__name__)
+
+    def _guardian_died(self) -> None:
+        with contextlib.suppress(KeyError):
+            self._poll.unregister(self._channel.fileno())
+        self._poll.unregister(self._seat.guardian_pidfd)
+        with contextlib.suppress(ChannelClosed):
+            for message, pidfd in self._channel.receive():  # a keeper may have been announced
+                self._take(message, pidfd)
+        self._guardian_dead = True
+        self._log.error("the guardian died")
+        self._step(election.GuardianDied())
+        if self._keeper_pidfd is None:
+            self._step(election.TreeGone(None, retire=True))
+            return
+        # A stopped keeper would never end, and its tree neither.
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._keeper_pidfd, signal.SIGCONT)
+        self._poll.register(self._keeper_pidfd, select.POLLIN)
+
+    def _take_arrival(self, arrival: _Arrival) -> None:
+        match arrival:
+            case _LockOpened(lock=lock):
+                self._lock = lock
+                self._busy_since_ns = linux.boottime_ns()
+                self._channel.send(wire.Opened(lock.description, lock.namespace))
+            case _LockRefused(message=message):
+                self._busy_since_ns = None
+                self._channel.send(wire.Refused(message))
+                self._done = True
+            case _FromWatch(watch_id=watch_id, event=event):
+                if watch_id == self._watch_id:
+                    self._step(event)
+            case _:
+                if isinstance(arrival, election.Returned | election.Failed):
+                    self._busy_since_ns = None
+                self._step(arrival)
+
+    # --- what election decides ---
+
+    def _step(self, event: election.Event) -> None:
+        if not self._done:
+            for effect in self._core.step(event, linux.now()):
+                self._carry_out(effect)
+
+    def _carry_out(self, effect: election.Effect) -> None:
+        match effect:
+            case election.Read() | election.Create() | election.Update():
+                self._busy_since_ns = linux.boottime_ns()
+                self._worker.submit(_job(effect))
+            case election.OpenWatch(since=since):
+                self._open_watch(since)
+            case election.CloseWatch():
+                self._watch_id += 1
+                if self._lock is not None:
+                    self._lock.interrupt_watch()
+            case election.SendGrant(grant=grant):
+                self._channel.send(
+                    wire.GrantSent(
+                        generation=grant.generation,
+                        token=grant.token,
+                        uid=grant.uid,
+                        holder=grant.claim.holder,
+                        acquire_time_us=grant.claim.acquire_time_us,
+                        transitions=grant.claim.transitions,
+                        renewed_at_ns=grant.renewed_at_ns,
+                        expires_at_ns=grant.expires_at_ns,
+                    )
+                )
+            case election.SendLost(token=token, reason=reason):
+                self._channel.send(wire.LostSent(self._seat.generation, token, reason))
+            case election.SendStanding(leader=leader, reason=reason):
+                self._channel.send(wire.StandingSent(leader, reason[:1000]))
+            case election.SendReleased(token=token, outcome=outcome, retired=retired):
+                self._done = self._done or retired
+                self._channel.send(
+                    wire.ReleasedSent(self._seat.generation, token, outcome, retired)
+                )
+            case election.SendBeat():
+                self._channel.send(wire.Beat(self._seat.generation))
+            case election.KillGuardian():
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._seat.guardian_pidfd, signal.SIGKILL)
+            case election.Note(level=level, event=event, fields=fields):
+                getattr(self._log, level)(event, **fields)
+            case _:
+                assert_never(effect)
+
+    def _open_watch(self, since: Snapshot | None) -> None:
+        self._watch_id += 1
+        lock = self._lock
+        if lock is None or (self._watch_thread is not None and self._watch_thread.is_alive()):
+            # One that hangs blocks the next, so that threads never pile up; polling goes on.
+            failure = election.Failure(
+                election.FailureKind.UNAVAILABLE, "cannot watch the lock: the last watch hangs"
+            )
+            self._inbox.put(_FromWatch(self._watch_id, election.WatchEnded(failure)))
+            return
+        self._watch_thread = threading.Thread(
+            target=_watch,
+            args=(lock, since, self._watch_id, self._inbox),
+            name="watch",
+            daemon=True,
+        )
+        self._watch_thread.start()
+
+
+def _job(effect: election.Read | election.Create | election.Update) -> _Job:
+    match effect:
+        case election.Read(call_id=call_id):
+            return call_id, "read", lambda lock, timeout_s: lock.read(timeout_s)
+        case election.Create(call_id=call_id, record=record):
+            return call_id, "create", lambda lock, timeout_s: lock.create(record, timeout_s)
+        case election.Update(call_id=call_id, record=record, seen=seen):
+            return call_id, "update", lambda lock, timeout_s: lock.update(record, seen, timeout_s)
+        case _:
+            assert_never(effect)
+
+
+def _shrug_off_signals() -> None:
+    """Leave requests to stop to the guardian: they may reach every process of a service at once.
+
+    Handlers that do nothing, rather than ignored signals, because exec plugins inherit the latter.
+    """
+    for signum in (
+        signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1,
+        signal.SIGUSR2, signal.SIGTSTP, signal.SIGALRM,
+    ):  # fmt: skip
+        signal.signal(signum, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

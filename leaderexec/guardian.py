@@ -1,0 +1,512 @@
+"""Owns time: the process that users start. One poll loop that carries out what tenure decides.
+
+The guardian forks the elector and, for each run of the child, a keeper. It has no threads and uses
+no network, so that nothing but the kernel can delay it: PID 1 in a container. Every signal is
+blocked for its whole life and read from a descriptor.
+
+Races it guards: a keeper is known to the elector (its pidfd is sent) before it may start anything,
+so that an elector which outlives us waits for it; what a dead keeper leaves falls to us, because
+we are a subreaper ourselves, and is killed before anything else is believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NoReturn, assert_never
+
+from leaderexec import channel as wire
+from leaderexec import exits, linux, log, tenure
+from leaderexec.channel import Channel, ChannelClosed, Message
+from leaderexec.keeper import ChildSpec, Keeper
+from leaderexec.model import SECOND_NS, Claim, Grant, Timing, Token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from leaderexec.log import Log
+
+#: Signals that ask a process to stop, besides the configured stop signal.
+_STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+#: Signals that concern the guardian or the terminal, never the child.
+_OWN_SIGNALS: Final = frozenset(
+    {signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGPIPE}
+)
+#: While it kills what fell to it, the guardian sweeps this often.
+_SWEEP_PAUSE_MS: Final = 10
+#: How long processes of ours may take to end when we do.
+_LEAVE_NS: Final = 2 * SECOND_NS
+
+
+@dataclass(frozen=True, slots=True)
+class ElectorSeat:
+    """What a new elector is given: its end of the channel and what a former one held.
+
+    `guardian_pidfd` tells the guardian's death, `keeper_pidfd` that of a keeper which is already
+    there; `grant` is the last one under which a tree was started and not yet given back.
+    """
+
+    channel: Channel
+    guardian_pidfd: int
+    keeper_pidfd: int | None
+    generation: int
+    grant: Grant | None
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What the guardian is to do: the child, and the rules for running it."""
+
+    path: str
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+    election: str
+    identity: str
+    timing: Timing
+    stop_signal: int
+    stop_timeout_ns: int
+    on_loss: tenure.OnLoss
+    campaign_timeout_ns: int | None
+    signal_group: bool
+
+
+class _Peer:
+    """A forked process of ours: its pid, its pidfd, and our end of the channel to it."""
+
+    def __init__(self, pid: int, channel: Channel) -> None:
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.channel = channel
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        os.close(self.pidfd)
+        self.channel.close()
+
+
+class Guardian:
+    """The life of one leaderexec. `run_elector` turns a forked process into an elector."""
+
+    def __init__(
+        self, orders: Orders, run_elector: Callable[[ElectorSeat], None], log_: Log
+    ) -> None:
+        self._orders = orders
+        self._run_elector = run_elector
+        self._log = log_
+        self._namespace = ""
+        self._opened = False
+        self._interrupts = 0
+        self._fatal = ""
+        self._exit_code: int | None = None
+        self._elector: _Peer | None = None
+        self._elector_generation = 0
+        self._keeper: _Peer | None = None
+        self._taking_over = False
+        # Taken before anything is started: whether it is ours to hand to the child.
+        self._terminal_of = _terminal_group()
+        self._is_init = os.getpid() == 1
+
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, exit codes would be lost
+        signal.pthread_sigmask(signal.SIG_BLOCK, linux.ALL_SIGNALS)
+        self._signals = linux.SignalFd(linux.ALL_SIGNALS)
+        self._timer = linux.BoottimeTimer()
+        self._pidfd = os.pidfd_open(os.getpid())
+        if not self._is_init:
+            linux.become_subreaper()
+        self._poll = select.poll()
+        self._poll.register(self._signals.fileno(), select.POLLIN)
+        self._poll.register(self._timer.fileno(), select.POLLIN)
+        self._tenure = tenure.Tenure(
+            timing=orders.timing,
+            stop_signal=orders.stop_signal,
+            stop_timeout_ns=orders.stop_timeout_ns,
+            on_loss=orders.on_loss,
+            campaign_timeout_ns=orders.campaign_timeout_ns,
+            signal_group=orders.signal_group,
+            now_ns=linux.boottime_ns(),
+        )
+
+    def run(self) -> int:
+        """Serve until tenure says that it is over, and return the exit code."""
+        self._step(tenure.Woke())
+        while self._exit_code is None:
+            self._timer.set(self._tenure.wake_at_ns)
+            ready = {
+                fd for fd, _ in self._poll.poll(_SWEEP_PAUSE_MS if self._taking_over else None)
+            }
+            if self._timer.fileno() in ready:
+                self._timer.clear()
+            # Signals first: a request to stop that came before a grant must come before it here.
+            if self._signals.fileno() in ready:
+                self._take_signals()
+            if self._elector and self._elector.channel.fileno() in ready:
+                self._listen(self._elector)
+            if self._keeper and self._keeper.channel.fileno() in ready:
+                self._listen(self._keeper)
+            if self._taking_over:
+                self._sweep()
+            self._step(tenure.Woke())
+        self._leave()
+        return self._exit_code
+
+    # --- what arrives ---
+
+    def _step(self, event: tenure.Event) -> None:
+        if self._exit_code is None:
+            for effect in self._tenure.step(event, linux.boottime_ns()):
+                self._carry_out(effect)
+
+    def _take_signals(self) -> None:
+        arrived = self._signals.receive()
+        if signal.SIGCHLD in arrived:
+            self._reap()
+        for signum in arrived:
+            if signum in _STOP_SIGNALS or signum == self._orders.stop_signal:
+                if signum == signal.SIGINT:
+                    self._interrupts += 1
+                kill = signum == signal.SIGINT and self._interrupts > 1
+                self._step(tenure.StopAsked(signum, kill))
+            elif signum not in _OWN_SIGNALS:
+                self._step(tenure.SignalArrived(signum))
+
+    def _listen(self, peer: _Peer) -> None:
+        try:
+            messages = peer.channel.receive()
+        except ChannelClosed:
+            # Its end will be reaped; until then there is nothing to hear.
+            self._unregister(peer)
+            return
+        for message, _ in messages:
+            self._take(message)
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case wire.Opened(lock=lock, namespace=namespace):
+                self._opened_lock(lock, namespace)
+            case wire.Refused(message=text):
+                self._refused(text)
+            case wire.GrantSent():
+                self._step(tenure.Granted(_grant(message)))
+            case wire.LostSent(generation=generation, token=token, reason=reason):
+                self._step(tenure.LeadershipLost(generation, Token(token), reason))
+            case wire.StandingSent():
+                self._step(tenure.Stood())
+            case wire.ReleasedSent(generation=generation, token=number, retired=retired):
+                token_ = None if number is None else Token(number)
+                self._step(tenure.Released(generation, token_, retired))
+            case wire.Beat(generation=generation):
+                if self._elector:
+                    self._elector.channel.send(wire.BeatAnswered())
+                self._step(tenure.ElectorHeard(generation))
+            case wire.Pong():
+                self._step(tenure.KeeperHeard())
+            case wire.ChildStarted(pid=pid):
+                self._log.info("child started", pid=pid, command=self._orders.argv[0])
+            case wire.ChildNotStarted(errno=errno):
+                self._not_started(errno)
+            case wire.ChildStatus(status=status):
+                self._step(tenure.ChildEnded(exits.from_wait_status(status)))
+            case _:
+                self._log.error("unexpected message", message=type(message).__name__)
+
+    def _opened_lock(self, lock: str, namespace: str) -> None:
+        self._namespace = namespace
+        if self._opened:
+            return
+        self._opened = True
+        timing = self._orders.timing
+        self._log.info(
+            "campaigning",
+            election=self._orders.election,
+            identity=self._orders.identity,
+            lock=lock,
+            lease_duration=f"{timing.lease_duration_s}s",
+            renew_deadline=_seconds(timing.renew_deadline_ns),
+            retry_period=_seconds(timing.retry_period_ns),
+            grace_on_loss=_seconds(timing.grace_on_loss_ns),
+            stop_timeout=_seconds(self._orders.stop_timeout_ns),
+        )
+
+    def _refused(self, text: str) -> None:
+        if self._opened:
+            # It worked before: whatever is wrong now may be mended, as any trouble with the API.
+            self._log.error("the lock cannot be opened any more", reason=text)
+            return
+        self._fatal = text
+        self._exit_code = exits.USAGE
+
+    def _not_started(self, errno: int | None) -> None:
+        if errno is None:
+            self._log.warning("child not started: its time was over before it began")
+            return
+        code = exits.from_exec_errno(errno)
+        self._fatal = f"cannot execute {self._orders.argv[0]!r}: {os.strerror(errno)}"
+        self._log.error(self._fatal)
+        self._step(tenure.ChildEnded(code))
+
+    # --- processes ---
+
+    def _reap(self) -> None:
+        elector = self._elector
+        if elector and _has_ended(elector.pidfd):
+            # Before it is reaped, so that the number of its group is still its own.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(elector.pid, signal.SIGKILL)
+        for pid, status in linux.reap()[0]:
+            if self._elector and pid == self._elector.pid:
+                self._elector_ended()
+            elif self._keeper and pid == self._keeper.pid:
+                self._keeper_ended(status)
+
+    def _elector_ended(self) -> None:
+        elector = self._elector
+        if elector is None:
+            return
+        generation = self._elector_generation
+        self._listen(elector)  # what it sent before it died is still true
+        self._unregister(elector)
+        elector.close()
+        self._elector = None
+        self._step(tenure.ElectorEnded(generation))
+
+    def _keeper_ended(self, status: int) -> None:
+        keeper = self._keeper
+        if keeper is None:
+            return
+        self._listen(keeper)
+        self._unregister(keeper)
+        keeper.close()
+        self._keeper = None
+        if self._terminal_of is not None:
+            with contextlib.suppress(OSError):
+                os.tcsetpgrp(0, self._terminal_of)
+        if self._taking_over:
+            return
+        if status == 0:
+            self._step(tenure.TreeEnded())
+        else:
+            self._log.error("the keeper died", status=exits.from_wait_status(status))
+            self._step(tenure.KeeperDied())
+
+    def _sweep(self) -> None:
+        """Kill what fell to us until no child but the elector is left: then the tree is dead.
+
+        The list of children is exact, because only this thread forks and reaps, and every process
+        of the tree has an ancestor in it.
+        """
+        spare = frozenset({self._elector.pid} if self._elector else ())
+        while linux.kill_sweep(spare):
+            before = len(linux.children())
+            self._reap()
+            spare = frozenset({self._elector.pid} if self._elector else ())
+            if len(linux.children()) == before:
+                return  # they take their time to die: look again soon
+        self._taking_over = False
+        if self._keeper is None:
+            self._step(tenure.TreeEnded())
+
+    def _unregister(self, peer: _Peer) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self._poll.unregister(peer.channel.fileno())
+
+    def _fork_elector(self, generation: int) -> None:
+        ours, theirs = wire.pair()
+        keeper_pidfd = self._keeper.pidfd if self._keeper else None
+        self._elector_generation = generation
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._log.error("cannot fork the elector", error=str(error))
+            self._step(tenure.ElectorEnded(generation))
+            return
+        if pid == 0:
+            ours.close()
+            seat = ElectorSeat(theirs, self._pidfd, keeper_pidfd, generation, self._tenure.grant)
+            self._forked("leaderexec-elec", lambda: self._run_elector(seat))
+        theirs.close()
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+        self._elector = _Peer(pid, ours)
+        self._poll.register(ours.fileno(), select.POLLIN)
+
+    def _fork_keeper(self, effect: tenure.StartTree) -> None:
+        ours, theirs = wire.pair()
+        spec = self._child_spec(effect.grant)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._log.error("cannot fork the keeper", error=str(error))
+            self._step(tenure.TreeEnded())
+            return
+        if pid == 0:
+            ours.close()
+
+            def keep() -> None:
+                linux.become_subreaper()
+                Keeper(
+                    channel=theirs,
+                    guardian_pidfd=self._pidfd,
+                    spec=spec,
+                    log=self._log.bind(role="keeper"),
+                ).run()
+
+            self._forked("leaderexec-keep", keep)
+        theirs.close()
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+        self._keeper = _Peer(pid, ours)
+        self._poll.register(ours.fileno(), select.POLLIN)
+        # An elector that does not know the keeper could give the lock back while it lives.
+        if self._elector and self._elector.channel.send(wire.KeeperForked(), self._keeper.pidfd):
+            ours.send(wire.Go(effect.stop_at_ns, effect.kill_at_ns))
+        else:
+            self._log.warning("child not started: the elector does not listen")
+            self._unregister(self._keeper)
+            self._keeper.channel.close()
+
+    def _forked(self, name: str, body: Callable[[], None]) -> NoReturn:
+        """Run a forked process's life, in a process group of its own, and never return."""
+        code = 125
+        try:
+            os.setpgid(0, 0)
+            linux.name_process(name)
+            self._signals.close()
+            self._timer.close()
+            for peer in (self._elector, self._keeper):
+                if peer:
+                    peer.channel.close()
+            body()
+            code = 0
+        except BaseException as error:  # noqa: BLE001 - the last frame of this process
+            self._log.error(
+                "internal error", process=name, error=f"{type(error).__name__}: {error}"
+            )
+        finally:
+            os._exit(code)
+
+    def _child_spec(self, grant: Grant) -> ChildSpec:
+        return ChildSpec(
+            path=self._orders.path,
+            argv=self._orders.argv,
+            env={
+                **self._orders.environ,
+                "LEADER_ELECTION": self._orders.election,
+                "LEADER_NAMESPACE": self._namespace,
+                "LEADER_IDENTITY": self._orders.identity,
+                "LEADER_FENCING_TOKEN": str(grant.token),
+                "LEADER_TRANSITIONS": str(grant.claim.transitions),
+            },
+            no_new_privs=os.geteuid() != 0,
+            terminal_of=self._terminal_of,
+        )
+
+    # --- what tenure decides ---
+
+    def _carry_out(self, effect: tenure.Effect) -> None:
+        match effect:
+            case tenure.StartElector(generation=generation):
+                self._fork_elector(generation)
+            case tenure.KillElector():
+                if self._elector:
+                    self._elector.kill()
+            case tenure.StartTree():
+                self._fork_keeper(effect)
+            case tenure.SignalTree(signum=signum, scope=scope, stop=stop):
+                self._tell_keeper(wire.Signal(signum, scope.value, stop))
+            case tenure.SetDeadline(kill_at_ns=kill_at_ns):
+                self._tell_keeper(wire.Deadline(kill_at_ns))
+            case tenure.KillTree():
+                self._tell_keeper(wire.Kill())
+            case tenure.PingKeeper():
+                self._tell_keeper(wire.Ping())
+            case tenure.TakeOver():
+                self._take_over()
+            case tenure.AskRelease(token=token, retire=retire):
+                if self._elector:
+                    self._elector.channel.send(wire.TreeIsGone(token, retire))
+            case tenure.End(exit_code=exit_code):
+                self._exit_code = exit_code
+            case tenure.Note(level=level, event=event, fields=fields):
+                getattr(self._log, level)(event, **fields)
+            case _:
+                assert_never(effect)
+
+    def _tell_keeper(self, message: Message) -> None:
+        if self._keeper:
+            self._keeper.channel.send(message)
+
+    def _take_over(self) -> None:
+        """Kill the keeper and everything that falls to us with its death.
+
+        As PID 1 of a namespace one call kills every process in it at once; that takes the elector
+        along, which is started anew.
+        """
+        self._log.warning("killing the tree without its keeper")
+        if self._keeper:
+            self._keeper.kill()
+        if self._is_init:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(-1, signal.SIGKILL)
+        self._taking_over = True
+
+    # --- the end ---
+
+    def _leave(self) -> None:
+        """Let the elector end, then see to it that nothing of ours is left."""
+        if self._elector:
+            until_ns = linux.boottime_ns() + _LEAVE_NS // 2
+            waiting = select.poll()
+            waiting.register(self._elector.pidfd, select.POLLIN)
+            left_ms = max(0, until_ns - linux.boottime_ns()) // 1_000_000
+            waiting.poll(left_ms if self._exit_code != exits.USAGE else 0)
+        until_ns = linux.boottime_ns() + _LEAVE_NS
+        waiting = select.poll()
+        waiting.register(self._signals.fileno(), select.POLLIN)
+        while linux.boottime_ns() < until_ns:
+            linux.kill_sweep()
+            if not linux.reap()[1]:
+                break
+            waiting.poll(_SWEEP_PAUSE_MS)
+            self._signals.receive()
+        if self._exit_code == exits.LOST:
+            self._fatal = "leadership lost"
+        elif self._exit_code == exits.TIMEOUT:
+            self._fatal = "not leader within --timeout"
+        if self._fatal:
+            log.die_in_one_line(self._fatal)
+
+
+def _grant(message: wire.GrantSent) -> Grant:
+    return Grant(
+        generation=message.generation,
+        token=Token(message.token),
+        uid=message.uid,
+        claim=Claim(message.holder, message.acquire_time_us, message.transitions),
+        renewed_at_ns=message.renewed_at_ns,
+        expires_at_ns=message.expires_at_ns,
+    )
+
+
+def _seconds(duration_ns: int) -> str:
+    return f"{duration_ns / SECOND_NS:g}s"
+
+
+def _has_ended(pidfd: int) -> bool:
+    ready = select.poll()
+    ready.register(pidfd, select.POLLIN)
+    return bool(ready.poll(0))
+
+
+def _terminal_group() -> int | None:
+    """Our process group if it is in the foreground of the terminal on standard input."""
+    try:
+        group = os.getpgrp()
+        return group if os.isatty(0) and os.tcgetpgrp(0) == group else None
+    except OSError:
+        return None

@@ -1,0 +1,256 @@
+"""Owns one tree: executes the child, passes signals on, reaps, and kills until nothing is left.
+
+A keeper is a process of its own and the subreaper of everything that the child starts, so that it
+lives exactly as long as the tree: it exits with 0 when the kernel says that it has no children
+left (ECHILD), and for no other reason. "The tree is dead" is then one fact for the guardian: the
+keeper has been reaped.
+
+It kills the tree by itself when its deadline passes, when the guardian dies, and when it is told
+to; a guardian that hangs or is stopped therefore changes nothing about when the tree dies. It has
+no threads (the parent-death signal of its child belongs to the thread that forked it) and must not
+know the lock.
+
+Races it guards: a stop signal between fork and exec (signals stay blocked until just before exec,
+so it is not lost); a process that slept between the decision to start and exec (the clock is read
+last); descendants that leave the group or the session, or fork faster than one sweep (they are
+reparented to us).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from leaderexec import linux
+from leaderexec.channel import (
+    Channel,
+    ChannelClosed,
+    ChildNotStarted,
+    ChildStarted,
+    ChildStatus,
+    Deadline,
+    Go,
+    Kill,
+    Message,
+    Ping,
+    Pong,
+    Signal,
+)
+from leaderexec.tenure import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from leaderexec.log import Log
+
+#: How long to wait for a killed process to become reapable before sweeping again.
+_SWEEP_PAUSE_MS: Final = 20
+#: What the forked child writes instead of an errno when its time was over before it began.
+_TOO_LATE: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """What to execute: `path` with `argv` and `env`.
+
+    `no_new_privs` keeps setuid programs from escaping our signals. `terminal_of` is the process
+    group that has the terminal on standard input now and hands it to the child, None if none has.
+    """
+
+    path: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    no_new_privs: bool
+    terminal_of: int | None
+
+
+class Keeper:
+    """The life of one keeper, from a fork of the guardian to ECHILD.
+
+    `channel` leads to the guardian, whose death `guardian_pidfd` tells. All signals are blocked.
+    """
+
+    def __init__(self, *, channel: Channel, guardian_pidfd: int, spec: ChildSpec, log: Log) -> None:
+        self._channel = channel
+        self._guardian_pidfd = guardian_pidfd
+        self._spec = spec
+        self._log = log
+        self._signals = linux.SignalFd(linux.ALL_SIGNALS)
+        self._timer = linux.BoottimeTimer()
+        self._poll = select.poll()
+        for source in (self._channel, self._signals, self._timer):
+            self._poll.register(source.fileno(), select.POLLIN)
+        self._poll.register(guardian_pidfd, select.POLLIN)
+        self._child = 0
+        self._child_reaped = False
+        self._exec_error_fd: int | None = None
+        self._killing = False
+
+    def run(self) -> None:
+        """Serve until nothing of the tree is left."""
+        while not self._killing:
+            ready = {fd for fd, _ in self._poll.poll()}
+            if self._timer.fileno() in ready or self._guardian_pidfd in ready:
+                self._killing = True
+                break
+            if self._channel.fileno() in ready:
+                self._take_messages()
+            if self._exec_error_fd in ready:
+                self._report_exec()
+            if self._signals.fileno() in ready:
+                self._signals.receive()
+            if self._child and not self._reap():
+                self._report_exec()
+                return
+        self._kill_all()
+
+    # --- messages ---
+
+    def _take_messages(self) -> None:
+        try:
+            messages = self._channel.receive()
+        except ChannelClosed:
+            self._killing = True
+            return
+        for message, _ in messages:
+            self._take(message)
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case Go(stop_at_ns=stop_at_ns, kill_at_ns=kill_at_ns):
+                self._timer.set(kill_at_ns)
+                if not self._child:
+                    self._start(stop_at_ns)
+            case Deadline(kill_at_ns=kill_at_ns):
+                self._timer.set(kill_at_ns)
+            case Signal():
+                self._signal(message)
+            case Kill():
+                self._killing = True
+            case Ping():
+                self._channel.send(Pong())
+            case _:
+                self._log.error("unexpected message", message=type(message).__name__)
+
+    def _signal(self, message: Signal) -> None:
+        if message.scope == Scope.ALL.value:
+            targets = linux.descendants(os.getpid())
+        elif self._child_reaped or not self._child:
+            return
+        elif message.scope == Scope.GROUP.value:
+            # The child has not been reaped, so that its number cannot name another group.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child, message.signum)
+            targets = []
+        else:
+            targets = [self._child]
+        for pid in targets:
+            linux.kill_quietly(pid, message.signum)
+        if not message.stop:
+            return
+        for pid in targets or [self._child]:
+            if linux.is_stopped(pid):
+                # A stopped process would take the signal only when somebody continues it.
+                linux.kill_quietly(pid, signal.SIGCONT)
+
+    # --- the child ---
+
+    def _start(self, stop_at_ns: int) -> None:
+        error_fd, child_error_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        keeper = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.close(error_fd)
+            os.close(child_error_fd)
+            self._channel.send(ChildNotStarted(error.errno))
+            self._killing = True  # nothing to kill: this ends the keeper
+            return
+        if pid == 0:
+            _become_child(self._spec, keeper, stop_at_ns, child_error_fd)
+        os.close(child_error_fd)
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)  # the child does so too: whoever comes first
+        self._child = pid
+        self._exec_error_fd = error_fd
+        self._poll.register(error_fd, select.POLLIN)
+
+    def _report_exec(self) -> None:
+        """Tell how exec went: the pipe closes with a successful exec, and with any death."""
+        if self._exec_error_fd is None:
+            return
+        try:
+            data = os.read(self._exec_error_fd, 4)
+        except BlockingIOError:
+            return
+        self._poll.unregister(self._exec_error_fd)
+        os.close(self._exec_error_fd)
+        self._exec_error_fd = None
+        if not data:
+            self._channel.send(ChildStarted(self._child))
+            return
+        (errno,) = struct.unpack("i", data)
+        self._channel.send(ChildNotStarted(None if errno == _TOO_LATE else errno))
+
+    def _reap(self) -> bool:
+        """Reap, report the child's end, and return whether any process is left."""
+        reaped, any_left = linux.reap()
+        for pid, status in reaped:
+            if pid == self._child:
+                self._child_reaped = True
+                self._report_exec()
+                self._channel.send(ChildStatus(status))
+        return any_left
+
+    # --- the end ---
+
+    def _kill_all(self) -> None:
+        """Kill until ECHILD: first what one call reaches, then whatever falls to us."""
+        if self._child and not self._child_reaped:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child, signal.SIGKILL)
+        waiting = select.poll()
+        waiting.register(self._signals.fileno(), select.POLLIN)
+        killed: set[int] = set()
+        while True:
+            targets = set(linux.kill_sweep())
+            if not self._reap():
+                return
+            if targets <= killed:
+                waiting.poll(_SWEEP_PAUSE_MS)
+                self._signals.receive()
+            # Numbers are reused: remember no more than the present sweep.
+            killed = targets
+
+
+def _become_child(spec: ChildSpec, keeper: int, stop_at_ns: int, error_fd: int) -> NoReturn:
+    """Turn the forked process into the command. All signals are still blocked."""
+    errno = 0
+    try:
+        os.setpgid(0, 0)
+        linux.die_with_parent(keeper)
+        if spec.terminal_of is not None and os.tcgetpgrp(0) == spec.terminal_of:
+            os.tcsetpgrp(0, os.getpid())
+        if spec.no_new_privs:
+            linux.refuse_new_privileges()
+        # Python ignores these two, and handles the interrupt in a way that exec would lose.
+        for signum in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(signum, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if linux.boottime_ns() >= stop_at_ns:
+            errno = _TOO_LATE
+        else:
+            os.execve(spec.path, spec.argv, spec.env)
+    except OSError as error:
+        errno = error.errno or 1
+    finally:
+        with contextlib.suppress(OSError):
+            os.write(error_fd, struct.pack("i", errno))
+        os._exit(127)
