@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
-from leaderexec.exits import EXIT_CODES, NOT_EXECUTABLE, NOT_FOUND
+from leaderexec.exits import EXIT_CODES, NOT_EXECUTABLE, NOT_FOUND, from_exec_errno
 from leaderexec.model import SECOND_NS, Timing, TimingError, seconds
 
 if TYPE_CHECKING:
@@ -1122,10 +1122,8 @@ def _refusal(path: str) -> tuple[str, int] | None:
     """Say why execve of this very file would fail, and the exit code; None if it would not."""
     try:
         mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError) as error:
-        return _reason(error), NOT_FOUND
     except OSError as error:
-        return _reason(error), NOT_EXECUTABLE
+        return _reason(error), from_exec_errno(error.errno or 0)
     except ValueError as error:
         return _reason(error), NOT_FOUND
     if stat.S_ISDIR(mode):
@@ -1228,7 +1226,7 @@ def _table(rows: Sequence[tuple[str, str]], width: int, column: int) -> list[str
 
 
 def help_text(width: int = 80) -> str:
-    """Return what --help prints, for a terminal of `width` columns."""
+    """Return the lines that --help prints, for a terminal of `width` columns."""
     from textwrap import wrap  # noqa: PLC0415 - costs time only when it helps
 
     width = max(_MIN_WIDTH, min(width, _MAX_WIDTH))
@@ -1243,4 +1241,4 @@ def help_text(width: int = 80) -> str:
     lines += ["", "Examples:"]
     for purpose, example in _EXAMPLES:
         lines += [f"  {purpose}", f"    {example}"]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)

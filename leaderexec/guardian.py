@@ -112,6 +112,7 @@ class Guardian:
         self._terminal_of = _terminal_group()
         self._is_init = os.getpid() == 1
 
+        linux.name_process("leaderexec")
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, exit codes would be lost
         signal.pthread_sigmask(signal.SIG_BLOCK, linux.ALL_SIGNALS)
         self._signals = linux.SignalFd(linux.ALL_SIGNALS)

@@ -518,6 +518,7 @@ class Tenure:
     def _child_ended(self, exit_code: int) -> None:
         if self._child_exit_code is not None:
             return
+        self._pass_deadlines()
         self._child_exit_code = exit_code
         if self.state is State.RUNNING:
             self._stop(Cause.CHILD_ENDED, exit_code=exit_code)
@@ -566,6 +567,7 @@ class Tenure:
     def _tree_ended(self) -> None:
         if self.state not in {State.RUNNING, State.STOPPING, State.KILLING}:
             return
+        self._pass_deadlines()
         held = self.grant
         if held is None:
             raise AssertionError("a tree without a grant")
@@ -716,6 +718,17 @@ class Tenure:
             case _:
                 assert_never(self.state)
 
+    def _pass_deadlines(self) -> None:
+        """Let the time that has passed count before what is heard of the tree.
+
+        When we were stopped ourselves, the keeper has killed the tree at its deadline: its end is
+        then the end of our leadership, not an end of the child's own.
+        """
+        if self.state is State.RUNNING and self._now_ns >= self._stop_at_ns:
+            self._stop(Cause.OVERDUE)
+        if self.state is State.STOPPING and self._now_ns >= self.kill_at_ns:
+            self._kill(Cause.DEADLINE)
+
     def _wake(self, at_ns: int) -> None:
         if self.wake_at_ns is None or at_ns < self.wake_at_ns:
             self.wake_at_ns = at_ns
@@ -730,10 +743,7 @@ class Tenure:
 
     def _act_tree(self) -> None:
         now_ns = self._now_ns
-        if self.state is State.RUNNING and now_ns >= self._stop_at_ns:
-            self._stop(Cause.OVERDUE)
-        if self.state is State.STOPPING and now_ns >= self.kill_at_ns:
-            self._kill(Cause.DEADLINE)
+        self._pass_deadlines()
         if self.state is State.KILLING:
             if self._take_over_at_ns is not None:
                 if now_ns >= self._take_over_at_ns:

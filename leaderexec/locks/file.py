@@ -48,7 +48,6 @@ import math
 import os
 import re
 import reprlib
-import secrets
 import select
 import stat
 import struct
@@ -117,7 +116,7 @@ def to_json(record: Record, kept: Mapping[str, object]) -> dict[str, object]:
 def from_json(value: object) -> Record:
     """Read the record's wire form; raise ValueError naming the key that is wrong."""
     if not isinstance(value, dict):
-        raise ValueError(f"record is not an object: {reprlib.repr(value)}")  # noqa: TRY004 - data from outside
+        raise ValueError(f"record is not an object: {reprlib.repr(value)}")
     holder = value.get("holderIdentity")
     if holder is not None and not isinstance(holder, str):
         raise ValueError(f"holderIdentity is not a string: {reprlib.repr(holder)}")
@@ -139,7 +138,7 @@ def _time_from_json(record: Mapping[str, object], key: str) -> int | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise ValueError(f"{key} is not a string: {reprlib.repr(value)}")  # noqa: TRY004 - data from outside
+        raise ValueError(f"{key} is not a string: {reprlib.repr(value)}")
     try:
         return parse_us(value)
     except ValueError as error:
@@ -533,7 +532,7 @@ class FileLock(Lock):
         ):
             if files.load(folder) is not None:
                 raise Conflict(f"cannot create {self.description}: it exists")
-            uid = secrets.token_hex(16)
+            uid = os.urandom(16).hex()
             return self._write(folder, guard, None, {"uid": uid}, record)
 
     def update(self, record: Record, seen: Snapshot, timeout_s: float) -> Snapshot:

@@ -1,0 +1,1 @@
+"""The tests of leaderexec: one folder a lane, and what they share."""

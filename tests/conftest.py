@@ -1,0 +1,28 @@
+"""What every lane needs: a witness, a rally of candidates, and a count of what ran."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.rally import Rally
+from tests.support.witness import Witness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def witness() -> Iterator[Witness]:
+    """The judge of one test."""
+    with Witness() as judge:
+        yield judge
+
+
+@pytest.fixture
+def rally(witness: Witness, tmp_path: Path) -> Iterator[Rally]:
+    """Candidates on one file lock, ended with the test."""
+    with Rally(witness, tmp_path) as candidates:
+        yield candidates

@@ -1,0 +1,1 @@
+"""The lane that runs against a real Kubernetes API server."""

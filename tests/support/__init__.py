@@ -1,0 +1,1 @@
+"""The judge of the tests: witness, puppet, proxy, and waiting."""

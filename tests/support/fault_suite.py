@@ -1,0 +1,211 @@
+"""What no fault of a process may do: one suite, run on the file lock and on a real Lease.
+
+Each test proves that its fault took effect (the state of the process, its death) and that a child
+ran before it; the witness alone judges. `rally` gives candidates on the lock in question; its
+timing is the shortest that is lawful unless a test needs another.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.candidates import (
+    FAST_LEASE_S,
+    in_pid_namespace,
+    is_gone,
+    kill,
+    puppet_command,
+    resume,
+    state_of,
+    stop,
+)
+from tests.support.wait import wait_until
+
+if TYPE_CHECKING:
+    from tests.support.rally import Rally
+
+#: Generous: a loaded machine may take long, and no test asserts a speed.
+TAKEOVER_S = 4 * FAST_LEASE_S
+
+#: A descendant that is hard to find and hard to stop.
+STUBBORN = ("--spawn", "setsid+emptyenv+ignore")
+
+
+class FaultSuite:
+    """Faults of our own processes, one at a time."""
+
+    def test_elector_killed_again_and_again(self, rally: Rally) -> None:
+        """The elector is killed ten times over three leases: the same child runs throughout."""
+        leader, tree = rally.start_leader("a")
+        rally.start_standby("b")
+        for _ in range(10):
+            elector = leader.elector
+            seen = len(leader.events("resumed leadership"))
+            kill(elector)
+            leader.wait_event("resumed leadership", count=seen + 1, timeout_s=TAKEOVER_S)
+            assert leader.elector != elector
+        assert rally.witness.running() == [tree]
+        leader.terminate()
+        assert rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S).candidate == "b"
+        rally.assert_exclusive()
+
+    def test_guardian_killed(self, rally: Rally) -> None:
+        """A dead guardian's tree dies, a stubborn one too, and the lock is given back at once.
+
+        The lease is long: the takeover can only come from the release.
+        """
+        rally.timing = ("--lease-duration=10m", "--renew-deadline=5m", "--retry-period=1s")
+        leader, tree = rally.start_leader("a", child=puppet_command(*STUBBORN))
+        rally.start_standby("b").wait_event("leader is " + leader.identity)
+        kill(leader.guardian)
+        rally.witness.wait_ended(tree)
+        successor = rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+        assert successor.candidate == "b"
+        rally.assert_exclusive()
+
+    def test_guardian_killed_as_init(self, rally: Rally) -> None:
+        """As PID 1 a dead guardian takes everything along; the lease runs out."""
+        leader, tree = rally.start_leader(
+            "a", child=puppet_command(*STUBBORN), wrapper=in_pid_namespace()
+        )
+        rally.start_standby("b")
+        kill(leader.guardian)
+        rally.witness.wait_ended(tree)
+        successor = rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+        assert successor.candidate == "b"
+        rally.assert_exclusive()
+
+    @pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "init"])
+    def test_keeper_killed(self, rally: Rally, wrapped: bool) -> None:
+        """What a dead keeper leaves is killed by the guardian, which then campaigns again."""
+        wrapper = in_pid_namespace() if wrapped else ()
+        leader, tree = rally.start_leader("a", child=puppet_command(*STUBBORN), wrapper=wrapper)
+        kill(leader.keeper)
+        rally.witness.wait_ended(tree)
+        again = rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+        assert again.candidate == "a"
+        assert not is_gone(leader.guardian)
+        rally.assert_exclusive()
+
+    def test_keeper_stopped(self, rally: Rally) -> None:
+        """A stopped keeper is found out by its silence; the tree is killed without it."""
+        leader, tree = rally.start_leader("a", child=puppet_command(*STUBBORN))
+        stop(leader.keeper)
+        rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
+        rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+        rally.assert_exclusive()
+
+    def test_keeper_stopped_does_not_delay_a_kill(self, rally: Rally) -> None:
+        """At the deadline a keeper that does not act is killed, and what it kept with it."""
+        leader, tree = rally.start_leader(
+            "a", "--stop-timeout=200ms", child=puppet_command("--ignore", "ALL")
+        )
+        stop(leader.keeper)
+        leader.terminate()
+        assert leader.wait() == 137
+        assert rally.witness.wait_ended(tree)
+
+    def test_elector_stopped(self, rally: Rally) -> None:
+        """A stopped elector is replaced; whether the child survives, no two run."""
+        leader, tree = rally.start_leader("a")
+        rally.start_standby("b")
+        elector = leader.elector
+        stop(elector)
+        wait_until(lambda: is_gone(elector), timeout_s=TAKEOVER_S, what="the elector is killed")
+        rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
+        rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+        rally.assert_exclusive()
+
+    def test_guardian_stopped(self, rally: Rally) -> None:
+        """A stopped guardian is killed by its elector, which gives the lock back after the tree."""
+        leader, tree = rally.start_leader("a", child=puppet_command(*STUBBORN))
+        rally.start_standby("b")
+        guardian = leader.guardian
+        stop(guardian)
+        successor = rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+        assert successor.candidate == "b"
+        assert is_gone(guardian)
+        rally.assert_exclusive()
+
+    def test_guardian_stopped_as_init(self, rally: Rally) -> None:
+        """As PID 1 it cannot be killed from within: the keeper keeps its deadline, the lease ends."""
+        leader, tree = rally.start_leader(
+            "a", child=puppet_command(*STUBBORN), wrapper=in_pid_namespace()
+        )
+        rally.start_standby("b")
+        guardian = leader.guardian
+        stop(guardian)
+        successor = rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+        assert successor.candidate == "b"
+        assert state_of(guardian) == "T"
+        resume(guardian)
+        leader.wait_event("campaigning", timeout_s=TAKEOVER_S)
+        rally.leader(successor).terminate()
+        assert rally.witness.wait_successor(successor, timeout_s=TAKEOVER_S).candidate == "a"
+        rally.assert_exclusive()
+
+    def test_everything_stopped_in_turn(self, rally: Rally) -> None:
+        """Elector, keeper and guardian are stopped in turn, the tree among them: no two run."""
+        for name in "abc":
+            rally.start(name)
+        (tree,) = rally.witness.wait_running(1, timeout_s=TAKEOVER_S)
+        for part in ("elector", "keeper", "guardian"):
+            leader = rally.leader(tree)
+            stop(getattr(leader, part))
+            tree = rally.witness.wait_successor(tree, timeout_s=2 * TAKEOVER_S)
+        rally.assert_exclusive()
+
+    def test_child_and_elector_killed_together(self, rally: Rally) -> None:
+        """The child's end is reported and the lock given back, elector or not."""
+        leader, tree = rally.start_leader("a")
+        rally.start_standby("b")
+        elector = leader.elector
+        kill(tree.main)
+        kill(elector)
+        assert leader.wait() == 137
+        assert rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S).candidate == "b"
+        rally.assert_exclusive()
+
+    def test_fork_chains_at_the_deadline(self, rally: Rally) -> None:
+        """Twenty chains of processes that fork, change session and exit: all die in time."""
+        child = puppet_command("--chains", "20", "--chain-every", "50", "--ignore", "ALL")
+        leader, tree = rally.start_leader("a", "--stop-timeout=300ms", child=child)
+        rally.start_standby("b")
+        leader.terminate()
+        assert leader.wait() == 137
+        assert rally.witness.wait_ended(tree)
+        rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+        rally.assert_exclusive()
+
+    def test_zombie_leader_with_a_living_thread(self, rally: Rally) -> None:
+        """A child whose main thread has exited while another works on is not taken for dead."""
+        leader, tree = rally.start_leader(
+            "a", "--stop-timeout=300ms", child=puppet_command("--leader-exits", "--ignore", "ALL")
+        )
+        rally.start_standby("b")
+        wait_until(lambda: state_of(tree.main) == "Z", timeout_s=10, what="a zombie main thread")
+        assert rally.witness.running() == [tree]
+        leader.terminate()
+        assert leader.wait() == 137
+        rally.witness.wait_ended(tree)
+        rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+        rally.assert_exclusive()
+
+    @pytest.mark.parametrize("part", ["elector", "guardian"])
+    def test_parts_of_a_standby_die(self, rally: Rally, part: str) -> None:
+        """A standby's elector is replaced; its guardian's death leaves nothing behind."""
+        leader, tree = rally.start_leader("a")
+        standby = rally.start_standby("b")
+        elector = standby.elector
+        kill(getattr(standby, part))
+        wait_until(lambda: is_gone(elector), timeout_s=TAKEOVER_S, what="the elector is gone")
+        if part == "elector":
+            leader.terminate()
+            assert rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S).candidate == "b"
+        else:
+            assert standby.wait() == 128 + signal.SIGKILL
+            assert rally.witness.running() == [tree]
+        rally.assert_exclusive()

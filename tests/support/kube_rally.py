@@ -1,0 +1,138 @@
+"""Candidates on a real Lease: a ServiceAccount with exactly the documented RBAC, a proxy if asked.
+
+Owns the credentials and the proxies of one test. Each candidate that is asked for `proxied` talks
+to the API server through a proxy of its own, whose log also stamps each of its requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from tests.support.candidates import Candidate, in_cluster
+from tests.support.controlplane import lease_path
+from tests.support.proxy import Proxy
+from tests.support.rally import Rally
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from tests.support.controlplane import ControlPlane
+    from tests.support.witness import Witness
+
+#: Short, but with room for a loaded machine.
+BRISK = ("--lease-duration=8s", "--renew-deadline=4s", "--retry-period=1s")
+BRISK_LEASE_S = 8.0
+
+
+class KubeRally(Rally):
+    """A rally whose lock is the Lease `x` in the test's own namespace."""
+
+    def __init__(
+        self, witness: Witness, directory: Path, plane: ControlPlane, namespace: str
+    ) -> None:
+        super().__init__(witness, directory)
+        self.plane = plane
+        self.namespace = namespace
+        self.account = "candidate"
+        self.lock = ("--election=x",)
+        self.timing = BRISK
+        self.proxies: dict[str, Proxy] = {}
+        self._stack = contextlib.ExitStack()
+        plane.service_account(namespace, self.account)
+        plane.grant(namespace, self.account, "x")
+        self.token_path = directory / "token"
+        self.token_path.write_text(plane.token(namespace, self.account))
+
+    def __exit__(self, *exc: object) -> None:
+        """Kill the candidates, then end the proxies."""
+        super().__exit__(*exc)
+        self._stack.close()
+
+    def proxy(self, name: str) -> Proxy:
+        """Return the proxy of a candidate, started if need be."""
+        if name not in self.proxies:
+            directory = self.directory / f"proxy-{name}"
+            directory.mkdir()
+            cert, key = self.plane.issue_serving_cert(directory)
+            self.proxies[name] = self._stack.enter_context(
+                Proxy(self.plane.url, cert=cert, key=key, upstream_ca=self.plane.ca_cert_path)
+            )
+        return self.proxies[name]
+
+    def proxied(self, *names: str) -> None:
+        """Put a proxy before each of these candidates, before they are started."""
+        for name in names:
+            self.proxy(name)
+
+    def make(
+        self,
+        name: str,
+        *options: str,
+        child: Sequence[str] | None = None,
+        lock: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+        stderr: int | None = None,
+    ) -> Candidate:
+        """Make a candidate with a kubeconfig of the ServiceAccount."""
+        proxy = self.proxies.get(name)
+        kubeconfig = self.plane.kubeconfig_for(
+            token_file=self.token_path,
+            namespace=self.namespace,
+            server_url=proxy.url if proxy else None,
+        )
+        lock = [*(lock or self.lock), f"--kubeconfig={kubeconfig}"]
+        return super().make(
+            name, *options, child=child, lock=lock, env=env, wrapper=wrapper, stderr=stderr
+        )
+
+    def start_in_cluster(self, name: str, *options: str) -> Candidate:
+        """Start a candidate that finds its credentials where a pod has them (as root only)."""
+        secrets = self.plane.incluster(
+            self.directory / f"secrets-{name}", self.token_path.read_text(), self.namespace
+        )
+        candidate = Rally.make(
+            self,
+            name,
+            *options,
+            env={
+                "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+                "KUBERNETES_SERVICE_PORT": str(
+                    self.proxies[name].port if name in self.proxies else self.plane.port
+                ),
+            },
+            wrapper=in_cluster(secrets),
+        )
+        return candidate.start()
+
+    # --- the object
+
+    @property
+    def lease(self) -> dict[str, Any]:
+        """The Lease as it is now."""
+        found = self.plane.lease(self.namespace, "x")
+        assert found is not None, "there is no Lease"
+        return found
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What the Lease says now."""
+        spec: dict[str, Any] = self.lease["spec"]
+        return spec
+
+    def patch(self, change: Mapping[str, Any]) -> None:
+        """Change the Lease by hand, as the administrator."""
+        status, body = self.plane.request(
+            "PATCH",
+            lease_path(self.namespace, "x"),
+            change,
+            content_type="application/merge-patch+json",
+        )
+        assert status == 200, body
+
+    def delete(self) -> None:
+        """Delete the Lease by hand."""
+        status, body = self.plane.request("DELETE", lease_path(self.namespace, "x"))
+        assert status == 200, body

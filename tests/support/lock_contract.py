@@ -1,0 +1,461 @@
+"""The contract of every lock, as tests: a fake that passes them may stand for the real one.
+
+Owns: what `leaderexec.locks.base` promises, put so that any lock can be asked. A subclass whose
+name begins with `Test` provides `lock_factory` and `delete`; each test gets a lock that has no
+object yet.
+Must not know: which lock it is, and so how it stores a record.
+Guards against: a fake that is kinder than the real lock, and a lock whose compare-and-swap loses an
+update or brings a deleted object back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from leaderexec.locks.base import Absent, Conflict, Lock, LockError, Unavailable
+from leaderexec.model import SECOND_US, Record, Snapshot
+from tests.support.wait import wait_until
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+#: Each call returns another client of the same lock.
+LockFactory = Callable[[], Lock]
+
+NOW_US = 1_800_000_000_123_456
+FIRST = Record(
+    holder="a", lease_duration_s=15, acquire_time_us=NOW_US, renew_time_us=NOW_US, transitions=0
+)
+
+
+def renewed(record: Record, seconds: int = 1) -> Record:
+    """Return `record` with a renewTime that is later by whole seconds."""
+    return replace(record, renew_time_us=(record.renew_time_us or NOW_US) + seconds * SECOND_US)
+
+
+class Watching:
+    """A watch on a thread of its own, and what it yielded."""
+
+    def __init__(self, lock: Lock, since: Snapshot | None, *, bound_s: float) -> None:
+        self.yielded: list[Snapshot | None] = []
+        self.error: Exception | None = None
+        self._lock = lock
+        self._bound_s = bound_s
+        self._thread = threading.Thread(target=self._run, args=(since,), daemon=True)
+
+    def _run(self, since: Snapshot | None) -> None:
+        try:
+            for version in self._lock.watch(since):
+                self.yielded.append(version)
+        except Exception as error:  # noqa: BLE001 - judged by the test, on its own thread
+            self.error = error
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._thread.is_alive():  # an interruption that finds no watch may end the next one
+            self._lock.interrupt_watch()
+        self._thread.join(self._bound_s)
+        if error is None:
+            assert not self._thread.is_alive(), "the watch outlived its interruption"
+
+    def wait_for_yields(self, number: int) -> None:
+        """Wait until so many versions have been yielded."""
+        self.wait_for(lambda: len(self.yielded) >= number, f"{number} versions yielded")
+
+    def wait_for_last(self, version: Snapshot | None) -> None:
+        """Wait until `version` is the last one that was yielded, and not the only one."""
+        self.wait_for(
+            lambda: len(self.yielded) > 1 and self.yielded[-1] == version, f"{version} yielded"
+        )
+
+    def wait_for_end(self) -> None:
+        """Wait until the watch has returned or raised."""
+        self.wait_for(lambda: not self._thread.is_alive(), "the watch ended")
+
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for a condition, and stop waiting when the watch breaks."""
+        wait_until(lambda: condition() or self.error, timeout_s=self._bound_s, what=what)
+        if not condition():
+            raise AssertionError(f"{what}: the watch broke") from self.error
+
+
+class LockContract:
+    """What every lock promises."""
+
+    #: Given to each operation.
+    timeout_s = 10.0
+    #: Within this a watch starts, reports and ends, and an operation without time gives up.
+    bound_s = 10.0
+    #: Concurrent clients, and the increments of each.
+    clients = 4
+    increments = 10
+
+    @pytest.fixture
+    def lock_factory(self) -> LockFactory:
+        """Return what makes clients of one lock that has no object yet."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def delete(self) -> Callable[[], None]:
+        """Return what deletes the object from outside, as a person would."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def lock(self, lock_factory: LockFactory) -> Lock:
+        """Return one client."""
+        return lock_factory()
+
+    def watching(self, lock: Lock, since: Snapshot | None) -> Watching:
+        """Watch on another thread, within the bound of this lock."""
+        return Watching(lock, since, bound_s=self.bound_s)
+
+    # --- words ---
+
+    def test_it_has_a_description(self, lock: Lock) -> None:
+        """A lock says what a person calls it, on one line."""
+        assert lock.description.strip()
+        assert "\n" not in lock.description
+        assert isinstance(lock.namespace, str)
+
+    def test_errors_name_the_verb_and_the_lock(self, lock: Lock) -> None:
+        """A failed operation says what could not be done to which lock."""
+        lock.create(FIRST, self.timeout_s)
+        with pytest.raises(Conflict) as caught:
+            lock.create(FIRST, self.timeout_s)
+        assert str(caught.value).startswith(f"cannot create {lock.description}: ")
+
+    # --- read, create ---
+
+    def test_what_does_not_exist_reads_as_none(self, lock: Lock) -> None:
+        """A lock without an object reads as None, and reading creates none."""
+        assert lock.read(self.timeout_s) is None
+        assert lock.read(self.timeout_s) is None
+
+    def test_what_was_created_is_read_by_every_client(self, lock_factory: LockFactory) -> None:
+        """Creating returns what all clients then read."""
+        created = lock_factory().create(FIRST, self.timeout_s)
+        assert created.record == FIRST
+        assert created.uid
+        assert int(created.version) > 0
+        assert lock_factory().read(self.timeout_s) == created
+
+    def test_what_exists_is_not_created(self, lock_factory: LockFactory) -> None:
+        """Creating over an object is a conflict, and changes nothing."""
+        created = lock_factory().create(FIRST, self.timeout_s)
+        other = lock_factory()
+        with pytest.raises(Conflict):
+            other.create(replace(FIRST, holder="b"), self.timeout_s)
+        assert other.read(self.timeout_s) == created
+
+    @pytest.mark.parametrize(
+        "record",
+        [
+            pytest.param(FIRST, id="held"),
+            pytest.param(replace(FIRST, holder="", lease_duration_s=1, transitions=7), id="free"),
+            pytest.param(
+                replace(FIRST, acquire_time_us=0, renew_time_us=NOW_US // SECOND_US * SECOND_US),
+                id="whole seconds",
+            ),
+            pytest.param(
+                replace(FIRST, acquire_time_us=NOW_US + 1, renew_time_us=999_999),
+                id="microseconds",
+            ),
+            pytest.param(replace(FIRST, acquire_time_us=None, renew_time_us=None), id="no times"),
+            pytest.param(
+                replace(FIRST, holder='ö "\\\n☃𝄞', lease_duration_s=86_400, transitions=2**31 - 1),
+                id="extremes",
+            ),
+        ],
+    )
+    def test_a_record_survives_exactly(self, lock_factory: LockFactory, record: Record) -> None:
+        """A record is read as it was created, and as it was updated."""
+        lock = lock_factory()
+        created = lock.create(record, self.timeout_s)
+        assert created.record == record
+        assert lock_factory().read(self.timeout_s) == created
+        between = lock.update(renewed(FIRST, 5), created, self.timeout_s)
+        updated = lock.update(record, between, self.timeout_s)
+        assert updated.record == record
+        assert lock_factory().read(self.timeout_s) == updated
+
+    # --- update ---
+
+    def test_an_update_replaces_what_was_seen(self, lock_factory: LockFactory) -> None:
+        """An update keeps the uid, changes the version, and is what others then read."""
+        created = lock_factory().create(FIRST, self.timeout_s)
+        lock = lock_factory()
+        seen = lock.read(self.timeout_s)
+        assert seen is not None
+        updated = lock.update(renewed(FIRST), seen, self.timeout_s)
+        assert updated.record == renewed(FIRST)
+        assert updated.uid == created.uid
+        assert int(updated.version) > int(created.version)
+        assert lock_factory().read(self.timeout_s) == updated
+
+    def test_each_change_has_a_version_of_its_own(self, lock: Lock) -> None:
+        """Versions increase as integers with every change of the record."""
+        versions = [lock.create(FIRST, self.timeout_s)]
+        for seconds in range(1, 6):
+            versions.append(lock.update(renewed(FIRST, seconds), versions[-1], self.timeout_s))
+        numbers = [int(snapshot.version) for snapshot in versions]
+        assert numbers == sorted(set(numbers))
+
+    def test_a_stale_update_is_a_conflict(self, lock_factory: LockFactory) -> None:
+        """Who has seen an older version changes nothing."""
+        lock, late = lock_factory(), lock_factory()
+        created = lock.create(FIRST, self.timeout_s)
+        updated = lock.update(renewed(FIRST), created, self.timeout_s)
+        with pytest.raises(Conflict):
+            late.update(replace(FIRST, holder="b"), created, self.timeout_s)
+        assert lock.read(self.timeout_s) == updated
+
+    def test_a_version_can_be_replaced_only_once(self, lock: Lock) -> None:
+        """The same write sent twice lands once."""
+        created = lock.create(FIRST, self.timeout_s)
+        updated = lock.update(renewed(FIRST), created, self.timeout_s)
+        with pytest.raises(Conflict):
+            lock.update(renewed(FIRST), created, self.timeout_s)
+        assert lock.read(self.timeout_s) == updated
+
+    def test_another_objects_uid_is_a_conflict(self, lock: Lock) -> None:
+        """The right version of another object is not what stands here."""
+        created = lock.create(FIRST, self.timeout_s)
+        other = replace(created, uid="00000000-0000-4000-8000-000000000000")
+        with pytest.raises(Conflict):
+            lock.update(renewed(FIRST), other, self.timeout_s)
+        assert lock.read(self.timeout_s) == created
+
+    def test_only_one_client_creates(self, lock_factory: LockFactory) -> None:
+        """Of clients that create at once one succeeds, and the others meet a conflict."""
+        created: list[Snapshot] = []
+
+        def create(lock: Lock, number: int) -> None:
+            with contextlib.suppress(Conflict):
+                record = replace(FIRST, holder=f"client-{number}")
+                created.append(lock.create(record, self.timeout_s))
+
+        self._all_at_once(lock_factory, create)
+        assert len(created) == 1
+        assert lock_factory().read(self.timeout_s) == created[0]
+
+    def test_concurrent_updates_lose_nothing(self, lock_factory: LockFactory) -> None:
+        """Clients that count in one record, all at once, arrive at the sum."""
+
+        def count(lock: Lock, number: int) -> None:
+            done = 0
+            while done < self.increments:
+                with contextlib.suppress(Conflict):
+                    seen = lock.read(self.timeout_s)
+                    if seen is None:
+                        lock.create(replace(FIRST, transitions=1), self.timeout_s)
+                    else:
+                        record = renewed(replace(seen.record, holder=f"client-{number}"))
+                        more = replace(record, transitions=record.transitions + 1)
+                        lock.update(more, seen, self.timeout_s)
+                    done += 1
+
+        self._all_at_once(lock_factory, count)
+        seen = lock_factory().read(self.timeout_s)
+        assert seen is not None
+        assert seen.record.transitions == self.clients * self.increments
+
+    def _all_at_once(self, lock_factory: LockFactory, act: Callable[[Lock, int], None]) -> None:
+        """Let each of several clients act on a thread of its own, started by one barrier."""
+        barrier = threading.Barrier(self.clients)
+        failures: list[Exception] = []
+
+        def run(lock: Lock, number: int) -> None:
+            try:
+                barrier.wait(self.bound_s)
+                act(lock, number)
+            except Exception as error:  # noqa: BLE001 - judged on the main thread
+                failures.append(error)
+
+        threads = [
+            threading.Thread(target=run, args=(lock_factory(), number), daemon=True)
+            for number in range(self.clients)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not failures
+        assert not any(thread.is_alive() for thread in threads)
+
+    def test_an_operation_without_time_ends(self, lock: Lock) -> None:
+        """With hardly any time an operation succeeds or is unavailable, and soon."""
+        started_s = time.monotonic()
+        operations: list[Callable[[float], Any]] = [
+            lock.read,
+            lambda timeout_s: lock.create(FIRST, timeout_s),
+        ]
+        for operation in operations:
+            try:
+                operation(0.001)
+            except Unavailable as error:
+                assert lock.description in str(error)  # noqa: PT017 - it may as well succeed
+        assert time.monotonic() - started_s < self.bound_s
+
+    # --- deletion ---
+
+    def test_a_deleted_object_reads_as_none(self, lock: Lock, delete: Callable[[], None]) -> None:
+        """After a deletion there is nothing."""
+        lock.create(FIRST, self.timeout_s)
+        delete()
+        assert lock.read(self.timeout_s) is None
+
+    def test_an_update_brings_nothing_back(self, lock: Lock, delete: Callable[[], None]) -> None:
+        """An update of what was deleted fails, and creates nothing."""
+        created = lock.create(FIRST, self.timeout_s)
+        delete()
+        with pytest.raises((Absent, Conflict)):
+            lock.update(renewed(FIRST), created, self.timeout_s)
+        assert lock.read(self.timeout_s) is None
+
+    def test_a_successor_is_another_object(self, lock: Lock, delete: Callable[[], None]) -> None:
+        """An object created after a deletion has another uid and a greater version."""
+        first = lock.create(FIRST, self.timeout_s)
+        updated = lock.update(renewed(FIRST), first, self.timeout_s)
+        delete()
+        second = lock.create(FIRST, self.timeout_s)
+        assert second.uid != first.uid
+        assert int(second.version) > int(updated.version)
+        with pytest.raises(Conflict):
+            lock.update(renewed(FIRST), updated, self.timeout_s)
+        assert lock.read(self.timeout_s) == second
+
+    # --- watch ---
+
+    def test_a_watch_says_that_it_stands(self, lock: Lock) -> None:
+        """A watch first yields what it was given, then nothing while nothing happens."""
+        created = lock.create(FIRST, self.timeout_s)
+        with self.watching(lock, created) as watching:
+            watching.wait_for_yields(1)
+        assert watching.yielded == [created]
+        assert watching.error is None
+
+    def test_a_watch_of_nothing_sees_the_creation(self, lock_factory: LockFactory) -> None:
+        """A watch since None yields None and then the object."""
+        with self.watching(lock_factory(), None) as watching:
+            watching.wait_for_yields(1)
+            created = lock_factory().create(FIRST, self.timeout_s)
+            watching.wait_for_last(created)
+        assert watching.yielded == [None, created]
+        assert watching.error is None
+
+    def test_a_watch_yields_changes_in_order(self, lock_factory: LockFactory) -> None:
+        """Every yield is a version that was written, in order, and the last one is not missed."""
+        lock = lock_factory()
+        written = [lock.create(FIRST, self.timeout_s)]
+        with self.watching(lock_factory(), written[0]) as watching:
+            watching.wait_for_yields(1)
+            for seconds in range(1, 11):
+                written.append(lock.update(renewed(FIRST, seconds), written[-1], self.timeout_s))
+            watching.wait_for_last(written[-1])
+        places = [written.index(version) for version in watching.yielded if version is not None]
+        assert len(places) == len(watching.yielded)
+        assert places == sorted(set(places))
+        assert watching.error is None
+
+    def test_a_watch_yields_each_change_that_stands(self, lock_factory: LockFactory) -> None:
+        """A version that stands until the watch has seen it is yielded."""
+        lock = lock_factory()
+        written = [lock.create(FIRST, self.timeout_s)]
+        with self.watching(lock_factory(), written[0]) as watching:
+            for seconds in range(1, 4):
+                watching.wait_for_yields(seconds)
+                written.append(lock.update(renewed(FIRST, seconds), written[-1], self.timeout_s))
+            watching.wait_for_last(written[-1])
+        assert watching.yielded == written
+
+    def test_a_watch_misses_nothing_before_it_stood(self, lock_factory: LockFactory) -> None:
+        """What changed between the read and the watch is yielded."""
+        lock = lock_factory()
+        created = lock.create(FIRST, self.timeout_s)
+        updated = lock.update(renewed(FIRST), created, self.timeout_s)
+        with self.watching(lock_factory(), created) as watching:
+            watching.wait_for_last(updated)
+        assert watching.yielded == [created, updated]
+
+    def test_a_watch_yields_a_deletion(
+        self, lock_factory: LockFactory, delete: Callable[[], None]
+    ) -> None:
+        """A deletion is yielded as None, and then the successor."""
+        lock = lock_factory()
+        created = lock.create(FIRST, self.timeout_s)
+        with self.watching(lock_factory(), created) as watching:
+            watching.wait_for_yields(1)
+            delete()
+            watching.wait_for_last(None)
+            second = lock.create(FIRST, self.timeout_s)
+            watching.wait_for_last(second)
+        assert watching.yielded == [created, None, second]
+        assert watching.error is None
+
+    def test_a_watch_runs_beside_the_operations(self, lock: Lock) -> None:
+        """One client writes while it watches itself."""
+        created = lock.create(FIRST, self.timeout_s)
+        with self.watching(lock, created) as watching:
+            watching.wait_for_yields(1)
+            updated = lock.update(renewed(FIRST), created, self.timeout_s)
+            watching.wait_for_last(updated)
+            assert lock.read(self.timeout_s) == updated
+
+    # --- the end of a watch ---
+
+    def test_an_interrupted_watch_returns(self, lock: Lock) -> None:
+        """An interruption ends a standing watch soon and without an error."""
+        with self.watching(lock, None) as watching:
+            watching.wait_for_yields(1)
+            lock.interrupt_watch()
+            watching.wait_for_end()
+        assert watching.error is None
+
+    def test_an_interruption_may_come_first(self, lock: Lock) -> None:
+        """An interruption that comes before the watch ends it as well."""
+        lock.interrupt_watch()
+        with self.watching(lock, None) as watching:
+            watching.wait_for_end()
+        assert watching.yielded in ([], [None])
+        assert watching.error is None
+
+    def test_a_watch_can_be_interrupted_at_any_moment(self, lock: Lock) -> None:
+        """An interruption that races with the start of a watch is not lost."""
+        for _ in range(20):
+            with self.watching(lock, None) as watching:
+                lock.interrupt_watch()
+                watching.wait_for_end()
+            assert watching.error is None
+
+    def test_a_lock_can_be_watched_again(self, lock_factory: LockFactory) -> None:
+        """After an interrupted watch another one works."""
+        lock = lock_factory()
+        with self.watching(lock, None) as watching:
+            watching.wait_for_yields(1)
+        created = lock_factory().create(FIRST, self.timeout_s)
+        with self.watching(lock, None) as again:
+            again.wait_for_last(created)
+        assert again.yielded == [None, created]
+
+    def test_closing_ends_the_watch(self, lock: Lock) -> None:
+        """A closed lock watches no more; how its watch ends is its own affair."""
+        with self.watching(lock, None) as watching:
+            watching.wait_for_yields(1)
+            lock.close()
+            watching.wait_for_end()
+        assert watching.error is None or isinstance(watching.error, LockError)

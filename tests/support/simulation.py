@@ -1,0 +1,1255 @@
+"""Runs a whole cluster in virtual time: candidates, their processes, one lock, a bad network.
+
+Owns true time, which nobody in the cluster can see: every host has a boot time clock with an offset
+and a rate of its own and a wall clock that people set. A candidate is a guardian (the real core of
+`tenure`), an elector (the real core of `election`) and a keeper (a model of `keeper`); the lock is
+a model of a Kubernetes object: compare-and-swap on uid and version, an identical write answered
+without a new version, and, if asked for, a PUT that creates what was deleted. Requests and replies
+get lost, come late, come twice; processes are late, are stopped, and die.
+
+An observer in true time writes down when each tree lived. What it judges (`Verdict`): trees that
+overlap, locks given back while their tree lived, and, once the faults have stopped, how long it
+takes until exactly one candidate runs.
+
+It must not decide anything for the cores: it only carries out their effects, as the real processes
+do. Everything is drawn from one seed, so that a schedule can be run again.
+
+What a fault may be is what the design promises to survive. A guardian and a keeper of one candidate
+are not disturbed at the same time unless the tree cannot hide from the death of its keeper, rates
+stay within half a percent, and starvation plus killing stay within two seconds: the rest is named
+among the non-guarantees. People who edit or delete the lock are an option (`Setup.hands`) whose
+overlaps are no broken promise.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, assert_never
+
+from leaderexec import election, tenure
+from leaderexec.election import Election, Failure, FailureKind, Holding
+from leaderexec.model import SECOND_NS, Grant, Now, Record, Snapshot, Timing, Token
+from leaderexec.tenure import Tenure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MS: Final = 1_000_000
+#: Where all clocks of all hosts count from, so that nothing depends on small numbers.
+_EPOCH_US: Final = 1_700_000_000_000_000
+TERM: Final = 15
+INT: Final = 2
+
+#: Two settings for schedules: a short one, in which little virtual time holds many leases, and the
+#: default one, in which replies may be late by more than the margin.
+SHORT: Final = Timing(5, 2 * SECOND_NS, SECOND_NS)
+DEFAULT: Final = Timing()
+
+
+# --- what a schedule is made of --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The rules of one simulated cluster; what is random comes from the seed.
+
+    `elections` and `tenures` build the cores, so that a test can put a mutant in their place.
+    `coarse` makes the server compare times in whole seconds, as locks do that store whole seconds.
+    `put_creates` lets a PUT to a deleted object create another one.
+    """
+
+    candidates: int = 5
+    timing: Timing = SHORT
+    duration_ns: int = 60 * SECOND_NS
+    fault_every_ns: int = 4 * SECOND_NS
+    skew_ppm: int = 5000
+    late_ns: int = 250 * MS
+    kill_ns: int = 800 * MS
+    pid1: float = 0.3
+    verbatim: float = 0.0
+    hands: bool = False
+    put_creates: bool = False
+    coarse: bool = False
+    voluntary: bool = True
+    elections: Callable[..., Election] = Election
+    tenures: Callable[..., Tenure] = Tenure
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Two trees that lived at the same time."""
+
+    at_ns: int
+    old: str
+    new: str
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What the observer saw."""
+
+    overlaps: list[Overlap] = field(default_factory=list)
+    early_releases: list[str] = field(default_factory=list)
+    trees: int = 0
+    settled_after_ns: int | None = None
+
+    def assert_safe(self) -> None:
+        """Raise AssertionError if a promise about exclusivity was broken."""
+        if self.overlaps or self.early_releases:
+            raise AssertionError(f"{self.overlaps} {self.early_releases}")
+
+
+# --- time ------------------------------------------------------------------------------------
+
+
+class _Loop:
+    """True time, and what is to happen in it."""
+
+    __slots__ = ("_heap", "_seq", "now")
+
+    def __init__(self) -> None:
+        self.now = 0
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._seq = 0
+
+    def at(self, at_ns: int, act: Callable[..., None], *args: Any) -> None:
+        self._seq += 1
+        heapq.heappush(self._heap, (max(at_ns, self.now), self._seq, act, args))
+
+    def run(self, until_ns: int) -> None:
+        heap = self._heap
+        while heap and heap[0][0] <= until_ns:
+            self.now, _, act, args = heapq.heappop(heap)
+            act(*args)
+        self.now = until_ns
+
+
+class _Clocks:
+    """What one host believes about time."""
+
+    __slots__ = ("_loop", "_offset_ns", "_ppm", "wall_offset_us")
+
+    def __init__(self, loop: _Loop, offset_ns: int, ppm: int, wall_offset_us: int) -> None:
+        self._loop = loop
+        self._offset_ns = offset_ns
+        self._ppm = ppm
+        self.wall_offset_us = wall_offset_us
+
+    def boot_ns(self) -> int:
+        now = self._loop.now
+        return self._offset_ns + now + now * self._ppm // 1_000_000
+
+    def read(self) -> Now:
+        now = self._loop.now
+        elapsed = now + now * self._ppm // 1_000_000
+        return Now(self._offset_ns + elapsed, self.wall_offset_us + elapsed // 1000)
+
+    def when(self, boot_ns: int) -> int:
+        """Return the true time at which the boot time clock shows `boot_ns`, or just after."""
+        return (boot_ns - self._offset_ns) * 1_000_000 // (1_000_000 + self._ppm) + 2
+
+
+# --- processes -------------------------------------------------------------------------------
+
+
+class _Process:
+    """Something that sleeps until a message or a time comes, and can be late, stopped or dead."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.alive = True
+        self.paused = False
+        self._loop = host.world.loop
+        self._inbox: list[tuple[int, Any]] = []
+        self._called = False
+        self._timer_ns: int | None = None
+        self._armed_ns: int | None = None
+        self._pauses = 0
+
+    def wake_at_boot_ns(self) -> int | None:
+        """Return when to run at the latest, on the host's boot time clock."""
+        raise NotImplementedError
+
+    def run(self, messages: list[Any]) -> None:
+        """Handle messages and whatever is due."""
+        raise NotImplementedError
+
+    def tell(self, message: Any, rank: int = 0) -> None:
+        """Deliver a message; those of lower rank are read first, as a poll loop would."""
+        if self.alive:
+            self._inbox.append((rank, message))
+            if not self.paused and not self._called:
+                self._call(self.host.lateness())
+
+    def start(self, after_ns: int) -> None:
+        """Run for the first time."""
+        self._call(after_ns)
+
+    def pause(self, for_ns: int | None) -> None:
+        """Stop the process, for good if `for_ns` is None."""
+        if self.alive and not self.paused:
+            self.paused = True
+            self._pauses += 1
+            if for_ns is not None:
+                self._loop.at(self._loop.now + for_ns, self._end_pause, self._pauses)
+
+    def resume(self) -> None:
+        """Continue the process; it finds everything that came meanwhile."""
+        if self.paused:
+            self.paused = False
+            if not self._called:
+                self._call(self.host.lateness())
+
+    def die(self) -> bool:
+        """End at once and return whether it was alive."""
+        was_alive, self.alive = self.alive, False
+        self._inbox.clear()
+        return was_alive
+
+    def _end_pause(self, number: int) -> None:
+        if number == self._pauses:
+            self.resume()
+
+    def _call(self, after_ns: int) -> None:
+        self._called = True
+        self._loop.at(self._loop.now + after_ns, self._answer)
+
+    def _answer(self) -> None:
+        self._called = False
+        if self.alive and not self.paused:
+            self._run()
+
+    def _ring(self, at_ns: int) -> None:
+        """The timer rings; it was set to a later time meanwhile, more often than not."""
+        if at_ns != self._armed_ns:
+            return
+        self._armed_ns = None
+        if not self.alive or self.paused or self._timer_ns is None:
+            return
+        if at_ns < self._timer_ns:
+            self._arm(self._timer_ns)
+        else:
+            self._run()
+
+    def _arm(self, at_ns: int) -> None:
+        self._armed_ns = at_ns
+        self._loop.at(at_ns, self._ring, at_ns)
+
+    def _run(self) -> None:
+        inbox = self._inbox
+        if len(inbox) > 1:
+            inbox.sort(key=_rank)
+        messages = [message for _, message in inbox]
+        inbox.clear()
+        self.run(messages)
+        if not self.alive:
+            return
+        wake_ns = self.wake_at_boot_ns()
+        if wake_ns is None:
+            self._timer_ns = None
+            return
+        at_ns = max(self.host.clocks.when(wake_ns), self._loop.now) + self.host.lateness()
+        self._timer_ns = at_ns
+        if self._armed_ns is None or at_ns < self._armed_ns:
+            self._arm(at_ns)
+
+
+def _rank(item: tuple[int, Any]) -> int:
+    return item[0]
+
+
+class Tree:
+    """The processes that one run of the command has become."""
+
+    def __init__(self, candidate: Candidate, keeper: Keeper, token: Token) -> None:
+        world = candidate.host.world
+        rng = world.rng
+        self.candidate = candidate
+        self.name = f"{candidate.name}/{token}"
+        self.alive = True
+        self.child_alive = True
+        self._keeper = keeper
+        self._world = world
+        #: Whether something of it outlives a keeper that is killed.
+        self.hides = rng.random() < 0.5
+        self._leaves_behind = rng.random() < 0.3
+        self._ignores_stop = rng.random() < 0.4
+        self._drain_ns = int(rng.random() ** 2 * 2 * world.setup.timing.lease_duration_ns)
+        if world.setup.voluntary and rng.random() < 0.25:
+            world.loop.at(world.loop.now + int(rng.random() * 20 * SECOND_NS), self._end_by_itself)
+
+    def stop(self, *, everything: bool) -> None:
+        """Receive the stop signal."""
+        if not self._ignores_stop:
+            loop = self._world.loop
+            end = self._end if everything and not self.child_alive else self._child_ends
+            loop.at(loop.now + self._drain_ns, end)
+
+    def kill(self) -> None:
+        """Receive SIGKILL everywhere; dying takes its time."""
+        world = self._world
+        world.loop.at(world.loop.now + int(world.rng.random() * world.setup.kill_ns), self._end)
+
+    def kill_at_once(self) -> None:
+        self._end()
+
+    def _end_by_itself(self) -> None:
+        if not self._world.calm:
+            self._child_ends()
+
+    def _child_ends(self) -> None:
+        if not self.alive or not self.child_alive:
+            return
+        self.child_alive = False
+        if not self._leaves_behind:
+            self._end()
+        else:
+            self._keeper.tell("child ended")
+
+    def _end(self) -> None:
+        if self.alive:
+            self.alive = False
+            self.child_alive = False
+            self._world.tree_ended(self)
+            self._keeper.tell("tree ended")
+            if self.candidate.taking_over:
+                self.candidate.swept()
+
+
+class Keeper(_Process):
+    """A model of `keeper.Keeper`: it kills at its deadline, when told to, and with the guardian."""
+
+    def __init__(self, candidate: Candidate, token: Token) -> None:
+        super().__init__(candidate.host)
+        self.candidate = candidate
+        self.tree: Tree | None = None
+        self._token = token
+        self._deadline_ns: int | None = None
+        self._killing = False
+        self._reported = False
+
+    def wake_at_boot_ns(self) -> int | None:
+        return None if self._killing else self._deadline_ns
+
+    def run(self, messages: list[Any]) -> None:
+        late = self._deadline_ns is not None and self.host.clocks.boot_ns() >= self._deadline_ns
+        if not self._killing and (late or not self.candidate.guardian.alive):
+            self._kill()
+        for message in messages:
+            if not self.alive:
+                return
+            self._take(message)
+        if self.alive and self._killing and self.tree is None:
+            self._exit()
+
+    def _take(self, message: Any) -> None:
+        guardian = self.candidate.guardian
+        match message:
+            case "tree ended" | "child ended":
+                if not self._reported:
+                    self._reported = True
+                    guardian.tell(tenure.ChildEnded(3), 2)
+                if message == "tree ended":
+                    self._exit()
+            case _ if self._killing:
+                pass  # the loop that kills reads no messages
+            case tenure.StartTree(stop_at_ns=stop_at_ns, kill_at_ns=kill_at_ns):
+                self._deadline_ns = kill_at_ns
+                if self.host.clocks.boot_ns() >= stop_at_ns:
+                    self._exit()
+                    return
+                self.tree = Tree(self.candidate, self, self._token)
+                self.host.world.tree_started(self.tree)
+            case tenure.SetDeadline(kill_at_ns=kill_at_ns):
+                self._deadline_ns = kill_at_ns
+            case tenure.SignalTree(scope=scope, stop=stop):
+                if self.tree and stop:
+                    self.tree.stop(everything=scope is tenure.Scope.ALL)
+            case tenure.KillTree() | "guardian died" | "closed":
+                self._kill()
+            case tenure.PingKeeper():
+                guardian.tell(tenure.KeeperHeard(), 2)
+            case _:
+                raise AssertionError(message)
+
+    def _kill(self) -> None:
+        if not self._killing:
+            self._killing = True
+            if self.tree is not None:
+                self.tree.kill()
+
+    def _exit(self) -> None:
+        if self.die():
+            self.candidate.keeper_ended(self, orderly=True)
+
+
+class Guardian(_Process):
+    """Carries out what `tenure` decides, as `guardian.Guardian` does."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        super().__init__(candidate.host)
+        setup = candidate.host.world.setup
+        rng = candidate.host.world.rng
+        self.candidate = candidate
+        self.core = setup.tenures(
+            timing=setup.timing,
+            stop_signal=TERM,
+            stop_timeout_ns=int(rng.choice((1, 20)) * SECOND_NS),
+            on_loss=rng.choice(tuple(tenure.OnLoss)),
+            campaign_timeout_ns=None,
+            signal_group=False,
+            now_ns=self.host.clocks.boot_ns(),
+        )
+
+    def wake_at_boot_ns(self) -> int | None:
+        return self.core.wake_at_ns
+
+    def run(self, messages: list[Any]) -> None:
+        for message in messages or (tenure.Woke(),):
+            if not self.alive:
+                return
+            if isinstance(message, tenure.ElectorHeard):
+                elector = self.candidate.elector
+                if elector is not None:
+                    elector.tell(election.BeatReturned())
+            for effect in self.core.step(message, self.host.clocks.boot_ns()):
+                self._carry_out(effect)
+
+    def _carry_out(self, effect: tenure.Effect) -> None:
+        candidate = self.candidate
+        match effect:
+            case tenure.Note():
+                candidate.note(effect)
+            case tenure.StartElector(generation=generation):
+                candidate.start_elector(generation, self.core.grant)
+            case tenure.KillElector():
+                candidate.kill_elector()
+            case tenure.StartTree():
+                candidate.start_keeper(effect)
+            case (
+                tenure.SignalTree()
+                | tenure.SetDeadline()
+                | tenure.KillTree()
+                | tenure.PingKeeper()
+            ):
+                if candidate.keeper is not None:
+                    candidate.keeper.tell(effect)
+            case tenure.TakeOver():
+                candidate.take_over()
+            case tenure.AskRelease(token=token, retire=retire):
+                if candidate.elector is not None:
+                    candidate.elector.tell(election.TreeGone(token, retire))
+            case tenure.End():
+                candidate.end()
+            case _:
+                assert_never(effect)
+
+
+class Elector(_Process):
+    """Carries out what `election` decides, as `elector.Elector` does."""
+
+    def __init__(self, candidate: Candidate, generation: int, grant: Grant | None) -> None:
+        super().__init__(candidate.host)
+        self.candidate = candidate
+        self.generation = generation
+        self.keeper = candidate.keeper
+        self._guardian_dead = False
+        self._watch: _Watch | None = None
+        setup = candidate.host.world.setup
+        self.core = setup.elections(
+            identity=candidate.identity,
+            unique=candidate.unique,
+            timing=setup.timing,
+            generation=generation,
+            jitter=candidate.host.world.rng.random,
+            now=self.host.clocks.read(),
+            inherited=Holding(grant.token, grant.uid, grant.claim) if grant else None,
+        )
+
+    def wake_at_boot_ns(self) -> int | None:
+        return self.core.wake_at_ns
+
+    def die(self) -> bool:
+        if self._watch is not None:
+            self._watch.close()
+        return super().die()
+
+    def overdue(self, call_id: int) -> None:
+        """Exit, as the process does whose worker hangs in a call."""
+        call = self.core._call
+        if self.alive and call is not None and call.call_id == call_id:
+            if self.paused:
+                loop = self.host.world.loop
+                loop.at(loop.now + SECOND_NS, self.overdue, call_id)
+            else:
+                self.candidate.kill_elector()
+
+    def run(self, messages: list[Any]) -> None:
+        if not messages:
+            self._step(election.Woke())
+            return
+        for message in messages:
+            if not self.alive:
+                return
+            match message:
+                case Keeper():
+                    self.keeper = message
+                case "guardian died":
+                    self._guardian_dead = True
+                    self._step(election.GuardianDied())
+                    if self.keeper is not None:
+                        self.keeper.resume()
+                    self._look_at_keeper()
+                case "keeper ended":
+                    self._look_at_keeper()
+                case _:
+                    self._step(message)
+
+    def _look_at_keeper(self) -> None:
+        if self.alive and self._guardian_dead and (self.keeper is None or not self.keeper.alive):
+            self._step(election.TreeGone(None, retire=True))
+
+    def _step(self, event: election.Event) -> None:
+        if self.alive:
+            for effect in self.core.step(event, self.host.clocks.read()):
+                self._carry_out(effect)
+
+    def _carry_out(self, effect: election.Effect) -> None:
+        guardian = self.candidate.guardian
+        match effect:
+            case election.Note():
+                self.candidate.note(effect)
+            case election.Read() | election.Create() | election.Update():
+                self.host.network.call(self, effect)
+            case election.SendBeat():
+                guardian.tell(tenure.ElectorHeard(self.generation), 1)
+            case election.SendGrant(grant=grant):
+                guardian.tell(tenure.Granted(grant), 1)
+            case election.SendLost(token=token, reason=reason):
+                guardian.tell(tenure.LeadershipLost(self.generation, token, reason), 1)
+            case election.SendStanding():
+                guardian.tell(tenure.Stood(), 1)
+            case election.SendReleased(token=token, retired=retired):
+                guardian.tell(tenure.Released(self.generation, token, retired), 1)
+                if retired:
+                    self.candidate.elector_retired(self)
+            case election.OpenWatch():
+                self._watch = self.host.network.open_watch(self)
+            case election.CloseWatch():
+                if self._watch is not None:
+                    self._watch.close()
+                    self._watch = None
+            case election.KillGuardian():
+                if not self.candidate.pid1:
+                    self.candidate.kill_guardian()
+            case _:
+                assert_never(effect)
+
+
+class Candidate:
+    """One life of one leaderexec: a guardian and everything that it forks."""
+
+    def __init__(self, host: Host, name: str, identity: str, *, unique: bool, pid1: bool) -> None:
+        self.host = host
+        self.name = name
+        self.identity = identity
+        self.unique = unique
+        self.pid1 = pid1
+        self.elector: Elector | None = None
+        self.keeper: Keeper | None = None
+        self.taking_over = False
+        self.ended = False
+        self.notes: list[election.Note | tenure.Note] = []
+        self.guardian = Guardian(self)
+        self.guardian.start(0)
+
+    # --- what the guardian does ---
+
+    def start_elector(self, generation: int, grant: Grant | None) -> None:
+        self.elector = Elector(self, generation, grant)
+        self.elector.start(10 * MS + int(self.host.world.rng.random() * 300 * MS))
+
+    def start_keeper(self, effect: tenure.StartTree) -> None:
+        keeper = Keeper(self, effect.grant.token)
+        self.keeper = keeper
+        if self.elector is not None and self.elector.alive:
+            self.elector.tell(keeper)
+            keeper.tell(effect)
+        else:
+            keeper.tell("closed")
+
+    def take_over(self) -> None:
+        self.taking_over = True
+        if self.keeper is not None:
+            self.keeper.die()
+            self.keeper = None
+        if self.pid1:
+            self.kill_elector()
+        tree = self.tree
+        if tree is not None:
+            tree.kill()
+        else:
+            self.swept()
+
+    def swept(self) -> None:
+        """Nothing of the tree is left after the guardian took over."""
+        self.taking_over = False
+        self.guardian.tell(tenure.TreeEnded(), 2)
+
+    def end(self) -> None:
+        """The guardian leaves; its elector has a second to do so."""
+        self.guardian.die()
+        loop = self.host.world.loop
+        loop.at(loop.now + SECOND_NS, self._left)
+
+    def _left(self) -> None:
+        if self.elector is not None:
+            self.elector.die()
+        self.gone()
+
+    # --- deaths ---
+
+    def kill_elector(self) -> None:
+        elector = self.elector
+        if elector is not None and elector.die():
+            self.elector = None
+            self.guardian.tell(tenure.ElectorEnded(elector.generation), 1)
+
+    def elector_retired(self, elector: Elector) -> None:
+        if elector.die():
+            self.elector = None
+            self.guardian.tell(tenure.ElectorEnded(elector.generation), 1)
+
+    def kill_guardian(self) -> None:
+        if not self.guardian.die():
+            return
+        if self.pid1:
+            # The kernel ends every process of the namespace with its first.
+            if self.elector is not None:
+                self.elector.die()
+            if self.keeper is not None:
+                self.keeper.die()
+            if self.tree is not None:
+                self.tree.kill_at_once()
+        else:
+            if self.elector is not None:
+                self.elector.tell("guardian died", 1)
+            if self.keeper is not None:
+                self.keeper.tell("guardian died")
+            elif self.tree is not None:
+                raise AssertionError("two faults at once: nobody is left to kill the tree")
+        self.gone()
+
+    def kill_keeper(self) -> None:
+        keeper = self.keeper
+        if keeper is None or not keeper.die():
+            return
+        tree = keeper.tree
+        if tree is not None and not tree.hides:
+            tree.kill_at_once()
+        self.keeper_ended(keeper, orderly=False)
+
+    def keeper_ended(self, keeper: Keeper, *, orderly: bool) -> None:
+        if self.keeper is keeper:
+            self.keeper = None
+        if self.elector is not None:
+            self.elector.tell("keeper ended", 3)
+        self.guardian.tell(tenure.TreeEnded() if orderly else tenure.KeeperDied(), 2)
+
+    @property
+    def tree(self) -> Tree | None:
+        """The tree that lives, if one does."""
+        return self.host.world.living.get(self)
+
+    def gone(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self.host.candidate_gone()
+
+    def note(self, note: election.Note | tenure.Note) -> None:
+        world = self.host.world
+        if world.trace is not None:
+            world.trace.append(
+                f"{world.loop.now / SECOND_NS:9.4f} {self.name}: {note.event} {note.fields}"
+            )
+
+
+# --- hosts and their networks ----------------------------------------------------------------
+
+
+class Host:
+    """A machine: its clocks, its network, how starved it is, and the candidate that lives on it."""
+
+    def __init__(self, world: World, number: int) -> None:
+        rng, setup = world.rng, world.setup
+        self.world = world
+        self.number = number
+        self.pid1 = rng.random() < setup.pid1
+        self.verbatim = rng.random() < setup.verbatim
+        self.clocks = _Clocks(
+            world.loop,
+            rng.randrange(10**15),
+            rng.choice((-1, 1)) * setup.skew_ppm if rng.random() < 0.5 else rng.randint(
+                -setup.skew_ppm, setup.skew_ppm
+            ),
+            _EPOCH_US + rng.randrange(10**7),
+        )
+        self.network = Network(self)
+        self.starved = False
+        self._lives = 0
+        self.candidate = self._new_candidate()
+
+    def lateness(self) -> int:
+        """How late the next process runs that has something to do."""
+        world = self.world
+        late = world.rng.random()
+        if self.starved:
+            return int(late * world.setup.late_ns)
+        return 20_000 + int(late * MS)
+
+    def candidate_gone(self) -> None:
+        world = self.world
+        after_ns = int(world.rng.random() * (1 if world.calm else 8) * SECOND_NS)
+        world.loop.at(world.loop.now + after_ns, self._start_again)
+
+    def _start_again(self) -> None:
+        self.candidate = self._new_candidate()
+
+    def _new_candidate(self) -> Candidate:
+        self._lives += 1
+        name = f"host{self.number}.{self._lives}"
+        if self.verbatim:
+            return Candidate(self, name, "verbatim", unique=False, pid1=self.pid1)
+        identity = f"host{self.number}" if self.pid1 else name
+        return Candidate(self, name, identity, unique=True, pid1=self.pid1)
+
+
+class Network:
+    """How requests fare between one host and the lock.
+
+    `mode` is one of: ok, slow, lossy, held, hole, refused, forbidden, busy, broken, trickle.
+    """
+
+    MODES: Final = (
+        "slow", "slow", "slow", "lossy", "held", "hole", "refused", "forbidden", "busy", "broken", "trickle",
+    )  # fmt: skip
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.mode = "ok"
+        self.watches: list[_Watch] = []
+        self._base_ns = int((0.5 + host.world.rng.random() * 10) * MS)
+
+    def call(
+        self, elector: Elector, effect: election.Read | election.Create | election.Update
+    ) -> None:
+        """Send a request; it may land once, twice, late or never, and so may its reply."""
+        world = self.host.world
+        rng, loop = world.rng, world.loop
+        now = loop.now
+        timeout_ns = world.setup.timing.call_timeout_ns
+        mode = self.mode
+        world.calls += 1
+        there_ns = self._latency_ns()
+        back_ns = self._latency_ns()
+        lands = replies = True
+        refusal: Failure | None = None
+        match mode:
+            case "ok":
+                pass
+            case "slow":
+                there_ns = int(rng.random() ** 2 * timeout_ns)
+                back_ns = int(rng.random() * timeout_ns)
+            case "lossy":
+                lands = rng.random() < 0.7
+                replies = rng.random() < 0.6
+                if rng.random() < 0.3:
+                    there_ns = int(rng.random() * 3 * timeout_ns)
+                if rng.random() < 0.3:
+                    back_ns = int(rng.random() * timeout_ns)
+            case "held":
+                there_ns = int(rng.random() * 60 * SECOND_NS)
+            case "hole":
+                lands = False
+            case "refused":
+                refusal = Failure(FailureKind.UNAVAILABLE, "refused")
+            case "forbidden":
+                refusal = Failure(FailureKind.FORBIDDEN, "forbidden")
+            case "busy":
+                refusal = Failure(
+                    FailureKind.UNAVAILABLE, "busy", int(rng.random() * 5 * SECOND_NS)
+                )
+            case "broken":
+                # A gateway says 502 whatever the server behind it has done.
+                refusal = Failure(FailureKind.UNAVAILABLE, "broken")
+            case "trickle":
+                replies = False
+            case _:
+                raise AssertionError(mode)
+        if refusal is not None:
+            self._reply(elector, now + back_ns, election.Failed(effect.call_id, refusal))
+            if mode == "broken" and rng.random() < 0.6:
+                world.in_flight(there_ns, self._land, elector, effect, None, 0)
+            return
+        in_time = lands and replies and there_ns + back_ns <= timeout_ns
+        if lands:
+            world.in_flight(
+                there_ns, self._land, elector, effect, now + there_ns + back_ns, in_time
+            )
+            if rng.random() < 0.02 or (mode == "lossy" and rng.random() < 0.3):
+                again_ns = int(rng.random() * (1 if rng.random() < 0.5 else 60) * SECOND_NS)
+                world.in_flight(there_ns + again_ns, self._land, elector, effect, None, False)
+        if in_time:
+            return
+        if mode == "trickle" and rng.random() < 0.5:
+            overdue_ns = max(world.setup.timing.renew_deadline_ns, 5 * SECOND_NS)
+            loop.at(now + overdue_ns, elector.overdue, effect.call_id)
+            return
+        failure = Failure(FailureKind.UNAVAILABLE, "timed out")
+        self._reply(elector, now + timeout_ns, election.Failed(effect.call_id, failure))
+
+    def open_watch(self, elector: Elector) -> _Watch:
+        """Watch the lock from the version in the server's cache, which may be stale."""
+        watch = _Watch(self, elector)
+        self.watches.append(watch)
+        mode = self.mode
+        world = self.host.world
+        delay_ns = 2 * self._latency_ns()
+        if mode == "forbidden":
+            watch.end(delay_ns, Failure(FailureKind.FORBIDDEN, "forbidden to watch"))
+        elif mode in {"refused", "busy", "broken"} or (mode == "lossy" and world.rng.random() < 0.5):
+            watch.end(delay_ns, Failure(FailureKind.UNAVAILABLE, "cannot watch"))
+        elif mode in {"hole", "trickle", "held"}:
+            watch.silent = True
+        else:
+            watch.open(delay_ns)
+        return watch
+
+    def watch_delay_ns(self) -> int:
+        """How long an event of a watch is on its way."""
+        if self.mode in {"slow", "held", "trickle"}:
+            return int(self.host.world.rng.random() * 3 * SECOND_NS)
+        return self._latency_ns()
+
+    def _latency_ns(self) -> int:
+        return int(self._base_ns * (0.5 + self.host.world.rng.random()))
+
+    def _land(
+        self,
+        elector: Elector,
+        effect: election.Read | election.Create | election.Update,
+        reply_at_ns: int | None,
+        replies: bool,
+    ) -> None:
+        result = self.host.world.server.apply(elector.candidate, effect)
+        if replies and reply_at_ns is not None:
+            self._reply(elector, reply_at_ns, result)
+
+    def _reply(self, elector: Elector, at_ns: int, event: election.Event) -> None:
+        self.host.world.loop.at(at_ns, elector.tell, event, 2)
+
+
+class _Watch:
+    """One watch: what it delivers comes in order, late, or, silently, never."""
+
+    def __init__(self, network: Network, elector: Elector) -> None:
+        self.silent = False
+        self.is_open = False
+        self._network = network
+        self._elector: Elector | None = elector
+        self._last_ns = 0
+        self._ended = False
+
+    def open(self, delay_ns: int) -> None:
+        world = self._network.host.world
+        world.loop.at(world.loop.now + delay_ns // 2, self._opened, delay_ns - delay_ns // 2)
+        world.loop.at(
+            world.loop.now + int((20 + world.rng.random() * 60) * SECOND_NS), self.end, 0, None
+        )
+
+    def _opened(self, delay_ns: int) -> None:
+        if self._ended:
+            return
+        self.is_open = True
+        self._tell(delay_ns, election.WatchOpened())
+        history = self._network.host.world.server.history
+        lag = 0 if self._network.host.world.rng.random() < 0.8 else 3
+        start = max(0, len(history) - 1 - lag)
+        if history[start] is not None:
+            self._tell(delay_ns, election.WatchSaw(history[start]))
+        for snapshot in history[start + 1 :]:
+            self._tell(delay_ns, election.WatchSaw(snapshot))
+
+    def see(self, snapshot: Snapshot | None) -> None:
+        if self.is_open and not self._ended and not self.silent:
+            self._tell(self._network.watch_delay_ns(), election.WatchSaw(snapshot))
+
+    def end(self, delay_ns: int, failure: Failure | None) -> None:
+        if not self._ended:
+            self._tell(delay_ns, election.WatchEnded(failure))
+            self._ended = True
+            self._forget()
+
+    def close(self) -> None:
+        self._ended = True
+        self._elector = None
+        self._forget()
+
+    def _forget(self) -> None:
+        if self in self._network.watches:
+            self._network.watches.remove(self)
+
+    def _tell(self, delay_ns: int, event: election.Event) -> None:
+        loop = self._network.host.world.loop
+        self._last_ns = max(self._last_ns, loop.now + delay_ns)
+        loop.at(self._last_ns, self._deliver, event)
+
+    def _deliver(self, event: election.Event) -> None:
+        if self._elector is not None and not self.silent:
+            self._elector.tell(event, 2)
+
+
+# --- the lock --------------------------------------------------------------------------------
+
+
+class Server:
+    """A Kubernetes object as its API server changes it."""
+
+    def __init__(self, world: World) -> None:
+        self.history: list[Snapshot | None] = [None]
+        self._world = world
+        self._version = 0
+        self._objects = 0
+
+    @property
+    def newest(self) -> Snapshot | None:
+        return self.history[-1]
+
+    def apply(
+        self, candidate: Candidate, effect: election.Read | election.Create | election.Update
+    ) -> election.Event:
+        """Carry out one request and return what is answered."""
+        found = self.history[-1]
+        call_id = effect.call_id
+        match effect:
+            case election.Read():
+                return election.Returned(call_id, found)
+            case election.Create(record=record):
+                if found is not None:
+                    return _failed(call_id, FailureKind.CONFLICT)
+                return election.Returned(call_id, self._write(candidate, record, None))
+            case election.Update(record=record, seen=seen):
+                if found is None:
+                    if not self._world.setup.put_creates:
+                        return _failed(call_id, FailureKind.ABSENT)
+                    return election.Returned(call_id, self._write(candidate, record, None))
+                if (found.uid, found.version) != (seen.uid, seen.version):
+                    return _failed(call_id, FailureKind.CONFLICT)
+                if self._same(record, found.record):
+                    return election.Returned(call_id, found)
+                return election.Returned(call_id, self._write(candidate, record, found))
+            case _:
+                assert_never(effect)
+
+    # --- by hand ---
+
+    def delete(self) -> None:
+        if self.newest is not None:
+            self._publish(None)
+
+    def touch(self) -> None:
+        """Change a label: another version of the same record."""
+        found = self.newest
+        if found is not None:
+            self._version += 1
+            self._publish(replace(found, version=str(self._version)))
+
+    def patch(self, **changes: Any) -> None:
+        found = self.newest
+        if found is not None:
+            self._version += 1
+            record = replace(found.record, **changes)
+            self._publish(Snapshot(record, found.uid, str(self._version)))
+
+    def _write(self, candidate: Candidate, record: Record, over: Snapshot | None) -> Snapshot:
+        if over is None:
+            self._objects += 1
+        self._version += 1
+        uid = over.uid if over is not None else f"object-{self._objects}"
+        snapshot = Snapshot(record, uid, str(self._version))
+        if not record.holder:
+            self._world.released_by(candidate)
+        self._publish(snapshot)
+        return snapshot
+
+    def _publish(self, snapshot: Snapshot | None) -> None:
+        self.history.append(snapshot)
+        for host in self._world.hosts:
+            for watch in host.network.watches:
+                watch.see(snapshot)
+
+    def _same(self, one: Record, other: Record) -> bool:
+        return _coarse(one) == _coarse(other) if self._world.setup.coarse else one == other
+
+
+def _coarse(record: Record) -> Record:
+    return replace(
+        record,
+        acquire_time_us=(record.acquire_time_us or 0) // 1_000_000,
+        renew_time_us=(record.renew_time_us or 0) // 1_000_000,
+    )
+
+
+def _failed(call_id: int, kind: FailureKind) -> election.Failed:
+    return election.Failed(call_id, Failure(kind, kind.name.lower()))
+
+
+# --- everything ------------------------------------------------------------------------------
+
+
+class World:
+    """One cluster, one election, one schedule.
+
+    `run` is a whole schedule: faults for `setup.duration_ns`, then calm until one candidate leads.
+    A test that wants to decide by itself what happens calls `advance` and the `disturb` methods.
+    """
+
+    def __init__(self, seed: int, setup: Setup, *, trace: bool = False) -> None:
+        self.rng = random.Random(seed)
+        self.setup = setup
+        self.loop = _Loop()
+        self.verdict = Verdict()
+        self.trace: list[str] | None = [] if trace else None
+        self.calm = False
+        self.calls = 0
+        self.living: dict[Candidate, Tree] = {}
+        self._in_flight: dict[int, tuple[Callable[..., None], tuple[Any, ...]]] = {}
+        self._sent = 0
+        self.hosts: list[Host] = []
+        self.server = Server(self)
+        for number in range(setup.candidates):
+            self.hosts.append(Host(self, number))
+
+    # --- a whole schedule ---
+
+    def run(self) -> Verdict:
+        """Disturb, then calm down, and return what the observer saw."""
+        setup, loop, rng = self.setup, self.loop, self.rng
+        while loop.now < setup.duration_ns:
+            self.advance(int(rng.expovariate(1 / setup.fault_every_ns)))
+            self.disturb_anything()
+        self.settle()
+        return self.verdict
+
+    def advance(self, for_ns: int) -> None:
+        self.loop.run(self.loop.now + for_ns)
+
+    def settle(self) -> None:
+        """Stop all faults and wait until exactly one candidate runs; raise if none does in time."""
+        self.calm = True
+        since_ns = self.loop.now
+        for host in self.hosts:
+            host.starved = False
+            host.network.mode = "ok"
+            host.candidate.guardian.resume()
+        pending, self._in_flight = self._in_flight, {}
+        for act, args in pending.values():
+            act(*args)
+        while self.loop.now < since_ns + self.settle_bound_ns:
+            self.advance(SECOND_NS // 2)
+            if self.leads() is not None:
+                self.verdict.settled_after_ns = self.loop.now - since_ns
+                return
+        raise AssertionError(
+            f"nobody leads {self.settle_bound_ns / SECOND_NS:.0f} s after the faults have stopped"
+        )
+
+    @property
+    def settle_bound_ns(self) -> int:
+        """How long it may take: two leases, the silence of a hung process, and some tries."""
+        timing = self.setup.timing
+        return (
+            3 * timing.lease_duration_ns
+            + 2 * timing.silence_bound_ns
+            + 6 * timing.retry_period_ns
+            + 10 * SECOND_NS
+        )
+
+    def leads(self) -> Candidate | None:
+        """Return the candidate that holds the lock and runs, if there is one and no other."""
+        if len(self.living) != 1:
+            return None
+        (candidate,) = self.living
+        newest = self.server.newest
+        running = candidate.guardian.core.state is tenure.State.RUNNING
+        held = newest is not None and newest.record.holder == candidate.identity
+        return candidate if running and held and candidate.guardian.alive else None
+
+    # --- faults ---
+
+    def disturb_anything(self) -> None:
+        """One fault, drawn from all."""
+        rng = self.rng
+        host = rng.choice(self.hosts)
+        leaders = [h for h in self.hosts if h.candidate in self.living]
+        if leaders and rng.random() < 0.5:
+            host = rng.choice(leaders)
+        lease_ns = self.setup.timing.lease_duration_ns
+        kind = rng.random()
+        if kind < 0.35:
+            mode = rng.choice(Network.MODES)
+            for_ns = int(rng.random() * 2.5 * lease_ns)
+            self.disturb_network(host, mode, for_ns)
+            if mode == "slow" and rng.random() < 0.7:
+                # Bad networks get worse.
+                self.loop.at(
+                    self.loop.now + for_ns + MS, self.disturb_network, host, "hole", 2 * lease_ns
+                )
+        elif kind < 0.42:
+            mode = rng.choice(("refused", "busy", "hole", "broken", "slow"))
+            for other in self.hosts:
+                self.disturb_network(other, mode, int(rng.random() * 2 * lease_ns))
+        elif kind < 0.57:
+            role = rng.choice(("guardian", "elector", "keeper"))
+            for_ns = int(rng.random() * 4 * lease_ns)
+            self.pause(host, role, None if rng.random() < 0.2 else for_ns)
+        elif kind < 0.76:
+            self.kill(host, rng.choice(("guardian", "elector", "elector", "keeper")))
+        elif kind < 0.81:
+            self.starve(host, int(rng.random() * 2 * lease_ns))
+        elif kind < 0.86:
+            self.set_wall_clock(host, rng.choice((-3600, -2, -1, 1, 3600)))
+        elif kind < 0.91:
+            self.break_watch(host, orderly=rng.random() < 0.3)
+        elif kind < 0.96:
+            if self.setup.voluntary:
+                self.ask_to_stop(host, rng.choice((TERM, INT)))
+        elif self.setup.hands:
+            self.meddle(rng.randrange(4))
+        else:
+            self.server.touch()
+
+    def disturb_network(self, host: Host, mode: str, for_ns: int) -> None:
+        if self.calm:
+            return
+        network = host.network
+        network.mode = mode
+        self._trace(f"network of host{host.number}: {mode} for {for_ns / SECOND_NS:.2f}s")
+        if mode in {"hole", "held", "trickle"}:
+            for watch in network.watches:
+                watch.silent = True
+        elif mode == "refused":
+            for watch in list(network.watches):
+                watch.end(0, Failure(FailureKind.UNAVAILABLE, "reset"))
+        self.loop.at(self.loop.now + for_ns, self._mend_network, network, mode)
+
+    def _mend_network(self, network: Network, mode: str) -> None:
+        if network.mode == mode:
+            network.mode = "ok"
+
+    def pause(self, host: Host, role: str, for_ns: int | None) -> None:
+        """Stop a process, unless that made two faults of one candidate at once."""
+        candidate = host.candidate
+        process: _Process | None = None
+        if role == "elector":
+            process = candidate.elector
+        elif role == "guardian" and self._keeper_is_well(candidate):
+            process = candidate.guardian
+        elif role == "keeper" and self._guardian_is_well(candidate):
+            process = candidate.keeper
+        if process is not None:
+            self._trace(f"SIGSTOP {role} of {candidate.name} for {for_ns}")
+            process.pause(for_ns)
+
+    def kill(self, host: Host, role: str) -> None:
+        """Kill a process, with the same exception."""
+        candidate = host.candidate
+        self._trace(f"SIGKILL {role} of {candidate.name}")
+        if role == "elector":
+            candidate.kill_elector()
+        elif role == "guardian" and (candidate.pid1 or self._keeper_is_well(candidate)):
+            candidate.kill_guardian()
+        elif role == "keeper" and (
+            self._guardian_is_well(candidate)
+            or (candidate.tree is not None and not candidate.tree.hides)
+        ):
+            candidate.kill_keeper()
+
+    def _keeper_is_well(self, candidate: Candidate) -> bool:
+        if candidate.taking_over or (candidate.tree is not None and candidate.keeper is None):
+            return False
+        return candidate.keeper is None or not candidate.keeper.paused
+
+    def _guardian_is_well(self, candidate: Candidate) -> bool:
+        return candidate.guardian.alive and not candidate.guardian.paused
+
+    def starve(self, host: Host, for_ns: int) -> None:
+        host.starved = True
+        self.loop.at(self.loop.now + for_ns, self._feed, host)
+
+    def _feed(self, host: Host) -> None:
+        host.starved = False
+
+    def set_wall_clock(self, host: Host, by_s: int) -> None:
+        host.clocks.wall_offset_us += by_s * 1_000_000
+
+    def break_watch(self, host: Host, *, orderly: bool) -> None:
+        for watch in list(host.network.watches):
+            if orderly:
+                watch.end(0, None)
+            else:
+                watch.silent = True
+
+    def ask_to_stop(self, host: Host, signum: int) -> None:
+        self._trace(f"signal {signum} to {host.candidate.name}")
+        host.candidate.guardian.tell(tenure.StopAsked(signum, kill=False))
+
+    def meddle(self, how: int) -> None:
+        """Edit the lock as a person would who does not know better."""
+        self._trace(f"meddle {how}")
+        if how == 0:
+            self.server.delete()
+        elif how == 1:
+            self.server.patch(holder="a-person")
+        elif how == 2:
+            self.server.patch(holder="")
+        else:
+            self.server.touch()
+
+    # --- what happens ---
+
+    def in_flight(self, for_ns: int, act: Callable[..., None], *args: Any) -> None:
+        """Let a request travel; when the faults stop, all that still travel arrive."""
+        self._sent += 1
+        self._in_flight[self._sent] = (act, args)
+        self.loop.at(self.loop.now + for_ns, self._arrive, self._sent)
+
+    def _arrive(self, number: int) -> None:
+        travelling = self._in_flight.pop(number, None)
+        if travelling is not None:
+            act, args = travelling
+            act(*args)
+
+    def tree_started(self, tree: Tree) -> None:
+        for other in self.living.values():
+            self.verdict.overlaps.append(Overlap(self.loop.now, other.name, tree.name))
+        self._trace(f"tree {tree.name} starts; alive: {[t.name for t in self.living.values()]}")
+        self.living[tree.candidate] = tree
+        self.verdict.trees += 1
+
+    def tree_ended(self, tree: Tree) -> None:
+        self._trace(f"tree {tree.name} ends")
+        del self.living[tree.candidate]
+
+    def released_by(self, candidate: Candidate) -> None:
+        """A release has landed: no tree of whoever sent it may live."""
+        self._trace(f"{candidate.name} releases")
+        tree = self.living.get(candidate)
+        if tree is not None:
+            self.verdict.early_releases.append(f"{tree.name} at {self.loop.now / SECOND_NS:.3f}")
+
+    def _trace(self, line: str) -> None:
+        if self.trace is not None:
+            self.trace.append(f"{self.loop.now / SECOND_NS:9.4f} {line}")

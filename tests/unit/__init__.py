@@ -1,0 +1,1 @@
+"""Tests in virtual time or in milliseconds, without an API server."""
