@@ -5,13 +5,15 @@ Owns the composition and nothing else: which lock, which elector, which guardian
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from leaderexec import __version__, config, exits, log, tenure
+from leaderexec import __version__, config, exits, linux, log, tenure
 from leaderexec.elector import Candidacy, Elector, LockRefused
-from leaderexec.guardian import ElectorSeat, Guardian, Orders
+from leaderexec.guardian import KEEPER_NAME, ElectorSeat, Guardian, Orders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +34,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         parsed = config.parse(argv, environ)
         match parsed:
             case config.HelpRequested():
-                print(config.help_text())  # noqa: T201
+                print(config.help_text(shutil.get_terminal_size().columns))  # noqa: T201
                 return exits.OK
             case config.VersionRequested():
                 print(f"leaderexec {__version__}")  # noqa: T201
@@ -95,18 +97,40 @@ def _check_lock(settings: Config) -> None:
 
 def _open_lock(settings: Config) -> Lock:
     """Open the lock, on the elector's worker: this imports what the guardian never does."""
+    lock: Lock
     if isinstance(settings.lock, config.FileLockSpec):
         from leaderexec.locks.file import FileLock  # noqa: PLC0415
 
-        return FileLock(settings.lock.path, settings.election)
-    from leaderexec.locks import kubeapi, lease  # noqa: PLC0415
+        lock = FileLock(settings.lock.path, settings.election)
+    else:
+        from leaderexec.locks import kubeapi, lease  # noqa: PLC0415
 
+        try:
+            api = kubeapi.Api(
+                kubeapi.Credentials(settings.in_cluster, settings.kubeconfig, settings.context)
+            )
+            lock = lease.LeaseLock(api, settings.namespace or api.namespace(), settings.election)
+        except kubeapi.NotConfigured as error:
+            raise LockRefused(str(error)) from error
+    _refuse_nesting(settings.election, lock.namespace)
+    return lock
+
+
+def _refuse_nesting(election: str, namespace: str) -> None:
+    """Refuse to wait for ourselves: the tree of an ancestor runs inside the very same election.
+
+    Our own environment tells, unless it was cleared; then that of an ancestor does.
+    """
     try:
-        api = kubeapi.Api(
-            kubeapi.Credentials(settings.in_cluster, settings.kubeconfig, settings.context)
-        )
-        return lease.LeaseLock(api, settings.namespace or api.namespace(), settings.election)
-    except kubeapi.NotConfigured as error:
+        config.refuse_nesting(election, namespace, os.environ)
+        if not linux.runs_below(KEEPER_NAME):
+            return
+        import psutil  # noqa: PLC0415 - only a nested one pays for it
+
+        for ancestor in psutil.Process().parents():
+            with contextlib.suppress(psutil.Error):
+                config.refuse_nesting(election, namespace, ancestor.environ())
+    except config.UsageError as error:
         raise LockRefused(str(error)) from error
 
 

@@ -306,6 +306,7 @@ class _Call:
     record: Record | None = None
     seen: Snapshot | None = None
     on_expiry: bool = False
+    repeated: bool = False
 
 
 class _Watch(Enum):
@@ -354,6 +355,7 @@ class Election:
         # What is known of the lock. `_stamp_ns` is when the record was last seen to change.
         self._seen: Snapshot | None = None
         self._absent = False
+        self._seen_ns = now.boot_ns
         self._stamp_ns = now.boot_ns
         self._must_read = True
         self._poll_at_ns = now.boot_ns
@@ -479,8 +481,11 @@ class Election:
 
     # --- what was seen ---
 
-    def _observe(self, snapshot: Snapshot | None) -> None:
+    def _observe(self, snapshot: Snapshot | None, asked_ns: int | None = None) -> None:
         """Store what was read, written or watched; stamp it when the record changed.
+
+        `asked_ns` is when the call was sent, None for a watch. A watch may lag behind what we have
+        seen; the answer to a call that was sent after that may not, whatever its version says.
 
         The comparison is of records, not of versions, so that a label that somebody keeps
         changing does not keep a dead leader's lease alive.
@@ -490,9 +495,12 @@ class Election:
             self._absent = True
             return
         if before is not None and before.uid == snapshot.uid and _older(snapshot, before):
-            return  # a watch that lags behind our own reads
+            if asked_ns is None or asked_ns < self._seen_ns:
+                return
+            self._note("warning", "the versions of the lock went back", version=snapshot.version)
         changed = before is None or before.uid != snapshot.uid or before.record != snapshot.record
         self._seen = snapshot
+        self._seen_ns = self._now.boot_ns
         self._absent = False
         if changed:
             self._stamp_ns = self._now.boot_ns
@@ -530,7 +538,7 @@ class Election:
             case _Purpose.READ:
                 self._must_read = False
                 self._poll_at_ns = self._retry_ns()
-                self._observe(event.snapshot)
+                self._observe(event.snapshot, call.sent_ns)
                 if self._attempt_open and self._attempt_over != event.snapshot:
                     self._attempt_open = False  # landed, or never will: its version has passed
                 self._read_as_holder()
@@ -540,7 +548,7 @@ class Election:
             case _Purpose.RENEW:
                 self._wrote_renewal(call, event.snapshot)
             case _Purpose.RELEASE:
-                self._observe(event.snapshot)
+                self._observe(event.snapshot, call.sent_ns)
                 if self.state is State.RELEASING:
                     self._finish_release("released")
             case _:
@@ -586,8 +594,9 @@ class Election:
             return
         if call.seen is not None and snapshot.version == call.seen.version:
             self._must_read = True  # answered 200, changed nothing
+            self._poll_at_ns = self._retry_ns()
             return
-        self._observe(snapshot)
+        self._observe(snapshot, call.sent_ns)
         if self.state is not State.STANDBY:
             return  # told to give back while the write was in flight: _act releases it
         token = Token(int(snapshot.version))
@@ -606,9 +615,10 @@ class Election:
                 self._lose("the lock's object was deleted")
             return
         if snapshot.version == call.seen.version:
-            self._renew_at_ns = self._now.boot_ns  # answered 200, renewed nothing: try again
+            # Answered 200, renewed nothing: try again, with a later time and after a pause.
+            self._renew_at_ns = self._now.boot_ns + self._timing.retry_period_ns // 4
             return
-        self._observe(snapshot)
+        self._observe(snapshot, call.sent_ns)
         if self.state is State.RESUMING:
             self._move(Cause.RENEWED)
             self._note("info", "resumed leadership", token=self._token())
@@ -651,6 +661,9 @@ class Election:
             if call.purpose is _Purpose.ACQUIRE:
                 # Somebody was faster, or our own lost write had landed: the read will tell.
                 self._attempt_open = False
+                if not call.repeated:
+                    # Nothing of ours can have landed: whatever record is there, it is not this.
+                    self._claim = None
                 if call.on_expiry and self._watch is _Watch.OPEN:
                     # The record changed and the watch did not say so: it is dead.
                     self._note("warning", "the watch has silently died: opening another")
@@ -664,9 +677,9 @@ class Election:
             return
         self._complain(failure)
         if self.state is State.STANDBY:
-            self._poll_at_ns = max(
-                self._retry_ns(), self._now.boot_ns + (failure.retry_after_ns or 0)
-            )
+            # A server's wish is granted up to a lease: who asks for an hour must not have it.
+            wish_ns = min(failure.retry_after_ns or 0, self._timing.lease_duration_ns)
+            self._poll_at_ns = max(self._retry_ns(), self._now.boot_ns + wish_ns)
             self._must_read = True
             if self._watch is _Watch.OPEN and kind is FailureKind.UNAVAILABLE:
                 self._close_watch()  # it may be as dead as the connection that just failed
@@ -828,7 +841,9 @@ class Election:
     def _try(self) -> None:
         """Write ourselves into the record."""
         seen = None if self._absent else self._seen
+        repeated = self._attempt_open
         if seen is not None and self._mine(seen.record):
+            repeated = True
             # A write of ours whose reply was lost has landed: renew it, so that it counts.
             record = seen.record
             acquire_time_us, transitions = record.acquire_time_us, record.transitions
@@ -842,7 +857,7 @@ class Election:
         on_expiry = seen is not None and bool(seen.record.holder)
         self._attempt_open = True
         self._attempt_over = seen
-        self._issue(_Purpose.ACQUIRE, self._record(), seen, on_expiry=on_expiry)
+        self._issue(_Purpose.ACQUIRE, self._record(), seen, on_expiry=on_expiry, repeated=repeated)
 
     def _act_holder(self, *, silent: bool) -> None:
         if silent:
@@ -878,7 +893,13 @@ class Election:
         elif self._must_read:
             self._issue(_Purpose.READ)
         elif self._absent or self._seen is None or not self._mine(self._seen.record):
-            self._finish_release("not held")
+            if not self._attempt_open:
+                self._finish_release("not held")
+                return
+            # What a lost attempt would replace is still there, so that it may yet land.
+            self._must_read = True
+            self._renew_at_ns = now_ns + self._timing.retry_period_ns // 4
+            self._wake(self._renew_at_ns)
         else:
             free = Record(
                 holder="",
@@ -918,9 +939,10 @@ class Election:
         seen: Snapshot | None = None,
         *,
         on_expiry: bool = False,
+        repeated: bool = False,
     ) -> None:
         self._calls += 1
-        call = _Call(self._calls, purpose, self._now.boot_ns, record, seen, on_expiry)
+        call = _Call(self._calls, purpose, self._now.boot_ns, record, seen, on_expiry, repeated)
         self._call = call
         if record is None:
             self._effects.append(Read(call.call_id))

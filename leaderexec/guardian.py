@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from leaderexec.log import Log
 
+#: What keepers call themselves.
+KEEPER_NAME: Final = "leaderexec-keep"
+
 #: Signals that ask a process to stop, besides the configured stop signal.
 _STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 #: Signals that concern the guardian or the terminal, never the child.
@@ -111,6 +114,8 @@ class Guardian:
         # Taken before anything is started: whether it is ours to hand to the child.
         self._terminal_of = _terminal_group()
         self._is_init = os.getpid() == 1
+        self._nice = os.getpriority(os.PRIO_PROCESS, 0)
+        linux.be_prompt()
 
         linux.name_process("leaderexec")
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, exit codes would be lost
@@ -357,7 +362,7 @@ class Guardian:
                     log=self._log.bind(role="keeper"),
                 ).run()
 
-            self._forked("leaderexec-keep", keep)
+            self._forked(KEEPER_NAME, keep)
         theirs.close()
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
@@ -377,6 +382,7 @@ class Guardian:
         try:
             os.setpgid(0, 0)
             linux.name_process(name)
+            linux.be_prompt()
             self._signals.close()
             self._timer.close()
             for peer in (self._elector, self._keeper):
@@ -403,6 +409,7 @@ class Guardian:
                 "LEADER_FENCING_TOKEN": str(grant.token),
                 "LEADER_TRANSITIONS": str(grant.claim.transitions),
             },
+            nice=self._nice,
             no_new_privs=os.geteuid() != 0,
             terminal_of=self._terminal_of,
         )

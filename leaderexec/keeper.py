@@ -58,13 +58,15 @@ _TOO_LATE: Final = -1
 class ChildSpec:
     """What to execute: `path` with `argv` and `env`.
 
-    `no_new_privs` keeps setuid programs from escaping our signals. `terminal_of` is the process
-    group that has the terminal on standard input now and hands it to the child, None if none has.
+    `nice` is the priority that we were started with. `no_new_privs` keeps setuid programs from
+    escaping our signals. `terminal_of` is the process group that has the terminal on standard input
+    now and hands it to the child, None if none has.
     """
 
     path: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
+    nice: int
     no_new_privs: bool
     terminal_of: int | None
 
@@ -236,6 +238,8 @@ def _become_child(spec: ChildSpec, keeper: int, stop_at_ns: int, error_fd: int) 
         linux.die_with_parent(keeper)
         if spec.terminal_of is not None and os.tcgetpgrp(0) == spec.terminal_of:
             os.tcsetpgrp(0, os.getpid())
+        if os.getpriority(os.PRIO_PROCESS, 0) != spec.nice:
+            os.setpriority(os.PRIO_PROCESS, 0, spec.nice)
         if spec.no_new_privs:
             linux.refuse_new_privileges()
         # Python ignores these two, and handles the interrupt in a way that exec would lose.

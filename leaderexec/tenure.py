@@ -382,10 +382,10 @@ class Tenure:
 
     def step(self, event: Event, now_ns: int) -> list[Effect]:
         """Take note of `event` at `now_ns` and return what is to be done, in order."""
-        if self.wake_at_ns is not None and now_ns > self.wake_at_ns:
-            self._was_late(now_ns - self.wake_at_ns)
         self._now_ns = now_ns
         self._effects = []
+        if self.wake_at_ns is not None and now_ns > self.wake_at_ns:
+            self._was_late(now_ns - self.wake_at_ns)
         match event:
             case Woke():
                 pass
@@ -466,6 +466,8 @@ class Tenure:
             self._lateness_ns = worst_ns
             if self.grant is not None:
                 self._set_limits(self.grant)
+            if self.state in {State.RUNNING, State.STOPPING}:
+                self._effects.append(SetDeadline(self.kill_at_ns))
 
     def _set_limits(self, grant: Grant) -> None:
         self._expires_at_ns = grant.expires_at_ns

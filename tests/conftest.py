@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.rally import Rally
-from tests.support.witness import Witness
+pytest.register_assert_rewrite("tests.support.lock_contract", "tests.support.fault_suite")
+
+from tests.support.rally import Rally  # noqa: E402 - after the registration
+from tests.support.witness import Witness  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

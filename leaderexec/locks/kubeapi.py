@@ -127,12 +127,15 @@ class Api:
         return _answer(response.status, response.headers, data, verb)
 
     def watch(
-        self, path: str, query: Mapping[str, str], *, verb: str, connect_s: float, read_s: float
+        self, path: str, query: Mapping[str, str], *, verb: str, connect_s: float, idle_s: float
     ) -> Stream:
-        """Open a watch; its `status` tells whether it is one."""
+        """Open a watch that ends when nothing has come for `idle_s`.
+
+        The `status` of what is returned tells whether it is one.
+        """
         try:
             response = self._request(
-                "GET", f"{path}?{urlencode(query)}", body=None, connect_s=connect_s, read_s=read_s
+                "GET", f"{path}?{urlencode(query)}", body=None, connect_s=connect_s, read_s=idle_s
             )
         except Exception as error:
             raise Unavailable(f"cannot {verb}: {_reason(error)}") from error
@@ -208,6 +211,8 @@ class Stream:
         except LockError:
             raise
         except Exception as error:
+            if type(error).__name__ == "ReadTimeoutError":
+                return
             raise Unavailable(f"cannot {self._verb}: {_reason(error)}") from error
         finally:
             self.close()

@@ -29,6 +29,10 @@ _T = TypeVar("_T")
 _GONE: Final = 410
 #: Watches are ended by the server after this long, at different times for different standbys.
 _WATCH_S: Final = (240, 480)
+_CONNECT_S: Final = 5.0
+#: A watch without an event for so long is opened anew, in case its connection is dead. While there
+#: is a leader, its renewals are events.
+_IDLE_S: Final = 30.0
 
 
 class LeaseLock(Lock):
@@ -101,8 +105,6 @@ class LeaseLock(Lock):
         """
         verb = f"watch {self.description}"
         for_s = random.randint(*_WATCH_S)  # noqa: S311 - spreads load, guards nothing
-        with self._watch_lock:
-            self._interrupted = False
         stream = self._api.watch(
             self._path,
             {
@@ -112,8 +114,8 @@ class LeaseLock(Lock):
                 "timeoutSeconds": str(for_s),
             },
             verb=verb,
-            connect_s=5,
-            read_s=for_s + 15,
+            connect_s=_CONNECT_S,
+            idle_s=_IDLE_S,
         )
         with self._watch_lock:
             self._stream = stream
@@ -133,7 +135,10 @@ class LeaseLock(Lock):
                         return
                     raise Unavailable(f"cannot {verb}: {body.get('message')}")
                 if kind in {"ADDED", "MODIFIED"}:
-                    yield _snapshot(body, verb)
+                    snapshot = _snapshot(body, verb)
+                    # The first event is the present version, which may be the one we know.
+                    if snapshot != since:
+                        yield snapshot
                 elif kind == "DELETED":
                     yield None
         except Unavailable:
@@ -144,10 +149,11 @@ class LeaseLock(Lock):
         finally:
             with self._watch_lock:
                 self._stream = None
+                self._interrupted = False
             stream.close()
 
     def interrupt_watch(self) -> None:
-        """End a running watch by shutting its connection down."""
+        """End a running watch by shutting its connection down, else the next one at once."""
         with self._watch_lock:
             self._interrupted = True
             if self._stream is not None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def test_twenty_handovers_in_order(rally: KubeRally) -> None:
-    """Twenty times: the old tree is reaped, then the lock is given back, then the next child runs."""
+    """Twenty times: the old tree is reaped, the lock given back, then the next child runs."""
     rally.proxied("a", "b", "c")
     for name in "abc":
         rally.start(name)

@@ -205,18 +205,22 @@ def test_exec_plugin(rally: KubeRally) -> None:
         "#!/bin/sh\n"
         f"echo run >> {rally.directory}/plugin-runs\n"
         'printf \'{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential",'
-        f"\"status\":{{\"token\":\"%s\"}}}}' \"$(cat {token_path})\"\n"
+        f'"status":{{"token":"%s"}}}}\' "$(cat {token_path})"\n'
     )
     plugin.chmod(0o755)
     kubeconfig = rally.plane.kubeconfig_for("unused", namespace=rally.namespace)
     text = kubeconfig.read_text()
     start = text.index("    token:")
-    text = text[:start] + (
-        "    exec:\n"
-        "      apiVersion: client.authentication.k8s.io/v1\n"
-        f"      command: {plugin}\n"
-        "      interactiveMode: Never\n"
-    ) + text[text.index("\n", start) + 1 :]
+    text = (
+        text[:start]
+        + (
+            "    exec:\n"
+            "      apiVersion: client.authentication.k8s.io/v1\n"
+            f"      command: {plugin}\n"
+            "      interactiveMode: Never\n"
+        )
+        + text[text.index("\n", start) + 1 :]
+    )
     kubeconfig.write_text(text)
     candidate = rally.make("a", f"--kubeconfig={kubeconfig}").start()
     rally.witness.wait_running(1, "a", timeout_s=20)

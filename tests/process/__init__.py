@@ -1,0 +1,1 @@
+"""Real processes on a file lock: puppets, real signals, the witness."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import candidates
 from tests.support.candidates import children_of, is_gone, puppet_command, state_of
 from tests.support.wait import wait_until
 
@@ -35,7 +36,7 @@ def test_exit_code_of_a_child_that_dies_of_a_signal(rally: Rally, name: str) -> 
 
 
 def test_a_child_that_forks_and_exits_leaves_a_tree_that_is_stopped(rally: Rally) -> None:
-    """When the main process ends, what it left gets the stop signal and is reaped before release."""
+    """When the main process ends, what it left is stopped and reaped before the release."""
     candidate = rally.start("a", child=puppet_command("--fork-exit", "--exit", "5"))
     assert candidate.wait() in {0, 5}
     (tree,) = rally.witness.trees("a")
@@ -179,9 +180,13 @@ def test_a_lock_of_another_election_is_refused(rally: Rally, tmp_path: Path) -> 
     assert (tmp_path / "lock").read_text() == before
 
 
-def test_nested_in_the_same_election_is_refused(rally: Rally) -> None:
+@pytest.mark.parametrize("cleared", [False, True])
+def test_nested_in_the_same_election_is_refused(rally: Rally, cleared: bool) -> None:
     """A leaderexec inside the child's tree would wait for itself for ever."""
     inner = [sys.executable, "-m", "leaderexec", *rally.lock, "--", "/bin/true"]
+    if cleared:
+        script = f'env -i PYTHONPATH={candidates.ROOT} "$@"; exit $?'
+        inner = ["/bin/sh", "-c", script, "sh", *inner]
     candidate = rally.start("a", child=inner)
     assert candidate.wait() == 2
     assert "already runs inside election" in candidate.log
@@ -232,7 +237,7 @@ def test_termination_log_gets_the_fatal_line(rally: Rally, tmp_path: Path) -> No
     log.write_text("old content that is longer than the line which replaces it, by a lot of words")
     script = (
         f"mount -t tmpfs tmpfs /dev && touch /dev/termination-log /dev/null && "
-        f"mount --bind {log} /dev/termination-log && exec \"$@\""
+        f'mount --bind {log} /dev/termination-log && exec "$@"'
     )
     wrapper = ["unshare", "--mount", "sh", "-c", script, "sh"]
     candidate = rally.start("a", "--timeout=nonsense", wrapper=wrapper)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.candidates import puppet_command, state_of, stop
 from tests.support.rally import Rally  # noqa: TC001 - fixtures are typed at run time too
-from tests.support.wait import wait_until
+from tests.support.witness import now_ns
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
@@ -229,15 +229,10 @@ def test_term_at_every_step_of_starting(rally: Rally) -> None:
     for step in range(24):
         name = f"s{step}"
         candidate = rally.start(name)
-        delay_ns = step * 25_000_000
-        import time  # noqa: PLC0415
-
-        until_ns = time.monotonic_ns() + delay_ns
-        wait_until(lambda u=until_ns: time.monotonic_ns() >= u, timeout_s=5, what="the moment")
-        candidate.signal(signal.SIGTERM) if _has_guardian(candidate.process.pid) else None
-        if not _has_guardian(candidate.process.pid):
-            candidate.kill()
-            continue
+        until_ns = now_ns() + step * 25_000_000
+        while now_ns() < until_ns or not _blocks_term(candidate.process.pid):
+            assert candidate.process.poll() is None
+        candidate.terminate()
         assert candidate.wait(20) == 143
         assert all(not tree.running for tree in rally.witness.trees(name))
     last = rally.start("last", "--timeout=0", child=["/bin/true"])
@@ -245,11 +240,8 @@ def test_term_at_every_step_of_starting(rally: Rally) -> None:
     rally.assert_exclusive()
 
 
-def _has_guardian(pid: int) -> bool:
-    """Whether the interpreter has got as far as blocking signals: before, SIGTERM just kills it."""
-    try:
-        with open(f"/proc/{pid}/status") as status:
-            blocked = next(line for line in status if line.startswith("SigBlk:"))
-    except (FileNotFoundError, ProcessLookupError):
-        return True  # it has ended
+def _blocks_term(pid: int) -> bool:
+    """Whether the guardian is there: before it blocks signals, TERM just ends an interpreter."""
+    with open(f"/proc/{pid}/status") as status:
+        blocked = next(line for line in status if line.startswith("SigBlk:"))
     return int(blocked.split()[1], 16) & (1 << (signal.SIGTERM - 1)) != 0

@@ -134,12 +134,12 @@ class Candidate:
 
     def wait_event(self, event: str, *, count: int = 1, timeout_s: float = 15) -> dict[str, Any]:
         """Wait until it has logged `event` so often, and return the last one."""
-        found = wait_until(
-            lambda: (e := self.events(event)) and len(e) >= count and e,
+        wait_until(
+            lambda: len(self.events(event)) >= count,
             timeout_s=timeout_s,
             what=f"{self.name} logs {event!r} ({count}); log:\n{self.log[-3000:]}",
         )
-        return found[-1]
+        return self.events(event)[-1]
 
     @property
     def identity(self) -> str:
@@ -227,10 +227,10 @@ def _below(root: int) -> list[int]:
     return found
 
 
-def stop(pid: int) -> None:
+def stop(pid: int, timeout_s: float = 10) -> None:
     """Stop a process and wait until it is: the fault has taken effect."""
     os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: state_of(pid) in {"T", "t"}, timeout_s=5, what=f"{pid} is stopped")
+    wait_until(lambda: state_of(pid) in {"T", "t"}, timeout_s=timeout_s, what=f"{pid} is stopped")
 
 
 def resume(pid: int) -> None:

@@ -131,7 +131,7 @@ class FaultSuite:
         rally.assert_exclusive()
 
     def test_guardian_stopped_as_init(self, rally: Rally) -> None:
-        """As PID 1 it cannot be killed from within: the keeper keeps its deadline, the lease ends."""
+        """As PID 1 it cannot be killed from within: the keeper acts, and the lease ends."""
         leader, tree = rally.start_leader(
             "a", child=puppet_command(*STUBBORN), wrapper=in_pid_namespace()
         )

@@ -191,6 +191,7 @@ class Puppet:
         self._sock: _socket.socket | None = None
         self._end_ns = 0
         self._draining = False
+        self._gate_fd = -1  # ends when every grandchild is connected
         self._beat_fd = -1
 
     # --- the witness
@@ -380,19 +381,23 @@ class Puppet:
         if not kinds and not options.chains:
             return
         reader, writer = os.pipe()
+        self._gate_fd, opener = os.pipe()
         for kind in kinds:
             name, _, count = kind.partition("*")
             for _ in range(int(count or 1)):
                 if not os.fork():
                     os.close(reader)
+                    os.close(opener)
                     self._be_grandchild(name, writer)
         for _ in range(options.chains):
             if not os.fork():
-                os.close(reader)
+                for fd in (reader, opener, self._gate_fd):
+                    os.close(fd)
                 self._be_chain(writer)
         os.close(writer)
         os.read(reader, 1)
-        os.close(reader)
+        for fd in (reader, opener, self._gate_fd):
+            os.close(fd)
 
     def _be_grandchild(self, kind: str, ready_fd: int) -> NoReturn:
         """Be a process of this kind; never returns."""
@@ -422,6 +427,8 @@ class Puppet:
         if "stopped" in parts:
             os.kill(os.getpid(), signal.SIGSTOP)
         if "busy" in parts:
+            if self._gate_fd >= 0:
+                os.read(self._gate_fd, 1)  # the others would never get to start
             self._give_back_signals()
             while True:
                 pass

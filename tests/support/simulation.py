@@ -57,7 +57,9 @@ class Setup:
 
     `elections` and `tenures` build the cores, so that a test can put a mutant in their place.
     `coarse` makes the server compare times in whole seconds, as locks do that store whole seconds.
-    `put_creates` lets a PUT to a deleted object create another one.
+    `put_creates` lets a PUT to a deleted object create another one. With `voluntary` children end by
+    themselves and people ask candidates to stop; with `restarts` a candidate that ended is followed
+    by another on its host. `steady` takes the middle of everything that would be random.
     """
 
     candidates: int = 5
@@ -73,6 +75,10 @@ class Setup:
     put_creates: bool = False
     coarse: bool = False
     voluntary: bool = True
+    restarts: bool = True
+    steady: bool = False
+    stop_timeouts_s: tuple[int, ...] = (1, 20)
+    on_losses: tuple[tenure.OnLoss, ...] = tuple(tenure.OnLoss)
     elections: Callable[..., Election] = Election
     tenures: Callable[..., Tenure] = Tenure
 
@@ -275,17 +281,20 @@ class Tree:
         #: Whether something of it outlives a keeper that is killed.
         self.hides = rng.random() < 0.5
         self._leaves_behind = rng.random() < 0.3
-        self._ignores_stop = rng.random() < 0.4
-        self._drain_ns = int(rng.random() ** 2 * 2 * world.setup.timing.lease_duration_ns)
+        self.ignores_stop = rng.random() < 0.4
+        self.drain_ns = int(rng.random() ** 2 * 2 * world.setup.timing.lease_duration_ns)
+        if candidate.host.drain_ns is not None:
+            self.drain_ns = candidate.host.drain_ns
+            self.ignores_stop = self.drain_ns < 0
         if world.setup.voluntary and rng.random() < 0.25:
-            world.loop.at(world.loop.now + int(rng.random() * 20 * SECOND_NS), self._end_by_itself)
+            world.loop.at(world.loop.now + int(rng.random() * 20 * SECOND_NS), self.end_by_itself)
 
     def stop(self, *, everything: bool) -> None:
         """Receive the stop signal."""
-        if not self._ignores_stop:
+        if not self.ignores_stop:
             loop = self._world.loop
             end = self._end if everything and not self.child_alive else self._child_ends
-            loop.at(loop.now + self._drain_ns, end)
+            loop.at(loop.now + self.drain_ns, end)
 
     def kill(self) -> None:
         """Receive SIGKILL everywhere; dying takes its time."""
@@ -295,7 +304,8 @@ class Tree:
     def kill_at_once(self) -> None:
         self._end()
 
-    def _end_by_itself(self) -> None:
+    def end_by_itself(self) -> None:
+        """Let the child exit."""
         if not self._world.calm:
             self._child_ends()
 
@@ -396,8 +406,8 @@ class Guardian(_Process):
         self.core = setup.tenures(
             timing=setup.timing,
             stop_signal=TERM,
-            stop_timeout_ns=int(rng.choice((1, 20)) * SECOND_NS),
-            on_loss=rng.choice(tuple(tenure.OnLoss)),
+            stop_timeout_ns=rng.choice(setup.stop_timeouts_s) * SECOND_NS,
+            on_loss=rng.choice(setup.on_losses),
             campaign_timeout_ns=None,
             signal_group=False,
             now_ns=self.host.clocks.boot_ns(),
@@ -419,6 +429,8 @@ class Guardian(_Process):
 
     def _carry_out(self, effect: tenure.Effect) -> None:
         candidate = self.candidate
+        if self.host.world.listener is not None:
+            self.host.world.listener(candidate, "guardian", effect)
         match effect:
             case tenure.Note():
                 candidate.note(effect)
@@ -429,10 +441,7 @@ class Guardian(_Process):
             case tenure.StartTree():
                 candidate.start_keeper(effect)
             case (
-                tenure.SignalTree()
-                | tenure.SetDeadline()
-                | tenure.KillTree()
-                | tenure.PingKeeper()
+                tenure.SignalTree() | tenure.SetDeadline() | tenure.KillTree() | tenure.PingKeeper()
             ):
                 if candidate.keeper is not None:
                     candidate.keeper.tell(effect)
@@ -513,11 +522,15 @@ class Elector(_Process):
 
     def _step(self, event: election.Event) -> None:
         if self.alive:
+            if self.host.world.listener is not None and isinstance(event, election.Failed):
+                self.host.world.listener(self.candidate, "elector", event)
             for effect in self.core.step(event, self.host.clocks.read()):
                 self._carry_out(effect)
 
     def _carry_out(self, effect: election.Effect) -> None:
         guardian = self.candidate.guardian
+        if self.host.world.listener is not None:
+            self.host.world.listener(self.candidate, "elector", effect)
         match effect:
             case election.Note():
                 self.candidate.note(effect)
@@ -682,22 +695,24 @@ class Candidate:
 class Host:
     """A machine: its clocks, its network, how starved it is, and the candidate that lives on it."""
 
-    def __init__(self, world: World, number: int) -> None:
+    def __init__(self, world: World, name: str) -> None:
         rng, setup = world.rng, world.setup
         self.world = world
-        self.number = number
+        self.name = name
         self.pid1 = rng.random() < setup.pid1
         self.verbatim = rng.random() < setup.verbatim
         self.clocks = _Clocks(
             world.loop,
             rng.randrange(10**15),
-            rng.choice((-1, 1)) * setup.skew_ppm if rng.random() < 0.5 else rng.randint(
-                -setup.skew_ppm, setup.skew_ppm
-            ),
+            rng.choice((-1, 1)) * setup.skew_ppm
+            if rng.random() < 0.5
+            else rng.randint(-setup.skew_ppm, setup.skew_ppm),
             _EPOCH_US + rng.randrange(10**7),
         )
         self.network = Network(self)
         self.starved = False
+        #: How long its trees drain, if the test says so; less than 0: they ignore the stop signal.
+        self.drain_ns: int | None = None
         self._lives = 0
         self.candidate = self._new_candidate()
 
@@ -711,6 +726,8 @@ class Host:
 
     def candidate_gone(self) -> None:
         world = self.world
+        if not world.setup.restarts:
+            return
         after_ns = int(world.rng.random() * (1 if world.calm else 8) * SECOND_NS)
         world.loop.at(world.loop.now + after_ns, self._start_again)
 
@@ -719,21 +736,22 @@ class Host:
 
     def _new_candidate(self) -> Candidate:
         self._lives += 1
-        name = f"host{self.number}.{self._lives}"
+        name = f"{self.name}.{self._lives}"
         if self.verbatim:
             return Candidate(self, name, "verbatim", unique=False, pid1=self.pid1)
-        identity = f"host{self.number}" if self.pid1 else name
+        identity = self.name if self.pid1 or self.world.setup.steady else name
         return Candidate(self, name, identity, unique=True, pid1=self.pid1)
 
 
 class Network:
     """How requests fare between one host and the lock.
 
-    `mode` is one of: ok, slow, lossy, held, hole, refused, forbidden, busy, broken, trickle.
+    `mode` is one of: ok, slow, lossy, held, deaf (no replies), hole, refused, forbidden, busy, broken,
+    trickle.
     """
 
     MODES: Final = (
-        "slow", "slow", "slow", "lossy", "held", "hole", "refused", "forbidden", "busy", "broken", "trickle",
+        "slow", "slow", "slow", "lossy", "held", "deaf", "hole", "refused", "forbidden", "busy", "broken", "trickle",
     )  # fmt: skip
 
     def __init__(self, host: Host) -> None:
@@ -784,7 +802,7 @@ class Network:
             case "broken":
                 # A gateway says 502 whatever the server behind it has done.
                 refusal = Failure(FailureKind.UNAVAILABLE, "broken")
-            case "trickle":
+            case "trickle" | "deaf":
                 replies = False
             case _:
                 raise AssertionError(mode)
@@ -819,9 +837,11 @@ class Network:
         delay_ns = 2 * self._latency_ns()
         if mode == "forbidden":
             watch.end(delay_ns, Failure(FailureKind.FORBIDDEN, "forbidden to watch"))
-        elif mode in {"refused", "busy", "broken"} or (mode == "lossy" and world.rng.random() < 0.5):
+        elif mode in {"refused", "busy", "broken"} or (
+            mode == "lossy" and world.rng.random() < 0.5
+        ):
             watch.end(delay_ns, Failure(FailureKind.UNAVAILABLE, "cannot watch"))
-        elif mode in {"hole", "trickle", "held"}:
+        elif mode in {"hole", "trickle", "held", "deaf"}:
             watch.silent = True
         else:
             watch.open(delay_ns)
@@ -865,9 +885,10 @@ class _Watch:
     def open(self, delay_ns: int) -> None:
         world = self._network.host.world
         world.loop.at(world.loop.now + delay_ns // 2, self._opened, delay_ns - delay_ns // 2)
-        world.loop.at(
-            world.loop.now + int((20 + world.rng.random() * 60) * SECOND_NS), self.end, 0, None
-        )
+        if not world.setup.steady:
+            world.loop.at(
+                world.loop.now + int((20 + world.rng.random() * 60) * SECOND_NS), self.end, 0, None
+            )
 
     def _opened(self, delay_ns: int) -> None:
         if self._ended:
@@ -985,6 +1006,8 @@ class Server:
         return snapshot
 
     def _publish(self, snapshot: Snapshot | None) -> None:
+        if self._world.listener is not None:
+            self._world.listener(None, "lock", (self.history[-1], snapshot))
         self.history.append(snapshot)
         for host in self._world.hosts:
             for watch in host.network.watches:
@@ -1009,6 +1032,13 @@ def _failed(call_id: int, kind: FailureKind) -> election.Failed:
 # --- everything ------------------------------------------------------------------------------
 
 
+class _Middling(random.Random):
+    """Chance that always takes the middle."""
+
+    def random(self) -> float:
+        return 0.5
+
+
 class World:
     """One cluster, one election, one schedule.
 
@@ -1017,11 +1047,13 @@ class World:
     """
 
     def __init__(self, seed: int, setup: Setup, *, trace: bool = False) -> None:
-        self.rng = random.Random(seed)
+        self.rng = _Middling(seed) if setup.steady else random.Random(seed)
         self.setup = setup
         self.loop = _Loop()
         self.verdict = Verdict()
         self.trace: list[str] | None = [] if trace else None
+        #: Is told whatever an elector or a guardian does, and what becomes of trees and the lock.
+        self.listener: Callable[[Candidate | None, str, object], None] | None = None
         self.calm = False
         self.calls = 0
         self.living: dict[Candidate, Tree] = {}
@@ -1030,17 +1062,28 @@ class World:
         self.hosts: list[Host] = []
         self.server = Server(self)
         for number in range(setup.candidates):
-            self.hosts.append(Host(self, number))
+            self.add_host(f"host{number}")
+
+    def add_host(self, name: str) -> Host:
+        """Add a machine with a candidate that starts now."""
+        host = Host(self, name)
+        self.hosts.append(host)
+        return host
 
     # --- a whole schedule ---
 
     def run(self) -> Verdict:
         """Disturb, then calm down, and return what the observer saw."""
+        self.storm()
+        self.settle()
+        return self.verdict
+
+    def storm(self) -> Verdict:
+        """Disturb for `setup.duration_ns`, and return what the observer saw so far."""
         setup, loop, rng = self.setup, self.loop, self.rng
         while loop.now < setup.duration_ns:
             self.advance(int(rng.expovariate(1 / setup.fault_every_ns)))
             self.disturb_anything()
-        self.settle()
         return self.verdict
 
     def advance(self, for_ns: int) -> None:
@@ -1136,8 +1179,8 @@ class World:
             return
         network = host.network
         network.mode = mode
-        self._trace(f"network of host{host.number}: {mode} for {for_ns / SECOND_NS:.2f}s")
-        if mode in {"hole", "held", "trickle"}:
+        self._trace(f"network of {host.name}: {mode} for {for_ns / SECOND_NS:.2f}s")
+        if mode in {"hole", "held", "trickle", "deaf"}:
             for watch in network.watches:
                 watch.silent = True
         elif mode == "refused":
@@ -1236,11 +1279,15 @@ class World:
         for other in self.living.values():
             self.verdict.overlaps.append(Overlap(self.loop.now, other.name, tree.name))
         self._trace(f"tree {tree.name} starts; alive: {[t.name for t in self.living.values()]}")
+        if self.listener is not None:
+            self.listener(tree.candidate, "tree", "lives")
         self.living[tree.candidate] = tree
         self.verdict.trees += 1
 
     def tree_ended(self, tree: Tree) -> None:
         self._trace(f"tree {tree.name} ends")
+        if self.listener is not None:
+            self.listener(tree.candidate, "tree", "is dead")
         del self.living[tree.candidate]
 
     def released_by(self, candidate: Candidate) -> None:

@@ -66,6 +66,7 @@ _TICK_NS = 10_000_000
 _SLEPT_NS = 1_000_000  # a look that took longer than this has slept
 _SLACK_NS = 300_000  # from running again to reading the clock
 _BACKLOG = 4096
+_PATIENCE_S = 60  # a machine so starved that an answer takes longer proves nothing
 _CLOSED = select.EPOLLHUP | select.EPOLLRDHUP | select.EPOLLERR
 
 
@@ -453,19 +454,19 @@ class Witness:
 
     def __enter__(self) -> Self:
         """Start the process and wait until it listens."""
-        ours, theirs = socket.socketpair()
+        self._control, theirs = socket.socketpair()
+        self._control.settimeout(_PATIENCE_S)
         self._log_fd = os.memfd_create("witness-log")
         argv = [sys.executable, "-I", "-S", "-c", _BOOT, str(_ROOT), self.path]
-        with theirs:
-            self._process = subprocess.Popen(
-                argv, stdin=theirs.fileno(), stdout=self._log_fd, start_new_session=True
-            )
-        ours.settimeout(20)
-        self._control = ours
-        if self._hear() != _READY.decode():
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    argv, stdin=theirs.fileno(), stdout=self._log_fd, start_new_session=True
+                )
+            assert self._hear() == _READY.decode(), "the witness did not start"
+        except BaseException:
             self.__exit__()
-            message = "the witness did not start"
-            raise AssertionError(message)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -480,7 +481,9 @@ class Witness:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+        if self._log_fd >= 0:
             os.close(self._log_fd)
+            self._log_fd = -1
         if self._directory:
             shutil.rmtree(self._directory, ignore_errors=True)
         else:

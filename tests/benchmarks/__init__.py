@@ -1,0 +1,1 @@
+"""Speeds, as distributions and ratios; nothing here asserts."""

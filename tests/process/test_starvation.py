@@ -1,0 +1,40 @@
+"""A starved processor: what is late is late, but the old tree is dead before the next runs."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.candidates import puppet_command, stop
+from tests.support.cgroup import CpuGroup
+from tests.support.wait import wait_until
+
+if TYPE_CHECKING:
+    from tests.support.rally import Rally
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="limiting processor time needs root")
+@pytest.mark.parametrize("privileged", [True, False], ids=["root", "unprivileged"])
+def test_two_hundred_busy_children_under_five_percent(rally: Rally, privileged: bool) -> None:
+    """A tree of 200 busy processes with 5 % of a processor for it and for us dies in time."""
+    rally.timing = ()
+    with CpuGroup() as group:
+        wrapper = [*group.wrapper]
+        if not privileged:
+            wrapper += ["setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice"]
+        child = puppet_command("--busy", "200", "--ignore", "TERM")
+        leader = rally.start("a", child=child, wrapper=wrapper)
+        (tree,) = rally.witness.wait_running(1, "a", timeout_s=30)
+        rally.witness.wait_note("ready", "a", timeout_s=60)
+        assert len(tree.live_pids) > 200
+        rally.start_standby("b").wait_event(f"leader is {leader.identity}")
+        group.limit(5)
+        before = group.throttled
+        wait_until(lambda: group.throttled > before + 10, timeout_s=20, what="throttled")
+        stop(leader.elector, timeout_s=60)
+        successor = rally.witness.wait_successor(tree, timeout_s=90)
+        assert successor.candidate == "b"
+        rally.assert_exclusive()

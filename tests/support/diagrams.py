@@ -1,0 +1,185 @@
+"""Writes into the documents what the code knows: state diagrams and tables, between markers.
+
+Owns: the generated parts of README.md and ARCHITECTURE.md, each between `<!-- generated: NAME -->`
+and `<!-- end: NAME -->`. `python -m tests.support.diagrams` says which of them are stale and ends
+with 1 if any is; `--write` rewrites them. Must not know: what stands between the generated parts.
+Guards against: documents that once were true.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from leaderexec import config, election, tenure
+from leaderexec.exits import EXIT_CODES
+from leaderexec.model import SECOND_NS, Timing, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+_S = TypeVar("_S", bound=Enum)
+_C = TypeVar("_C", bound=Enum)
+
+_PART = re.compile(
+    r"(?P<begin><!-- generated: (?P<name>[a-z-]+) -->\n).*?(?P<end><!-- end: (?P=name) -->)",
+    re.DOTALL,
+)
+
+
+# --- what is generated -----------------------------------------------------------------------
+
+
+def state_diagram(transitions: Mapping[tuple[_S, _C], _S], entries: Iterable[_S]) -> str:
+    """Draw a table of transitions; it begins in `entries` and ends where nothing leads on."""
+    lines = ["```mermaid", "stateDiagram-v2"]
+    lines += [f"    [*] --> {state.value}" for state in entries]
+    lines += [
+        f"    {before.value} --> {after.value}: {cause.value}"
+        for (before, cause), after in transitions.items()
+    ]
+    sources = {before for before, _ in transitions}
+    ends = dict.fromkeys(after for after in transitions.values() if after not in sources)
+    lines += [f"    {state.value} --> [*]" for state in ends]
+    return "\n".join([*lines, "```"])
+
+
+#: The states in which the machines begin.
+ELECTION_ENTRIES: Final = (election.State.STANDBY, election.State.RESUMING)
+TENURE_ENTRIES: Final = (tenure.State.IDLE,)
+
+
+def _election_states() -> str:
+    return state_diagram(election.TRANSITIONS, ELECTION_ENTRIES)
+
+
+def _tenure_states() -> str:
+    return state_diagram(tenure.TRANSITIONS, TENURE_ENTRIES)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
+
+
+def _options() -> str:
+    """One table of options for each section of --help."""
+    parts = []
+    for group in config.Group:
+        rows = [_option_row(option) for option in config.OPTIONS if option.group is group]
+        parts.append(f"**{group.value}**\n\n" + _table(("Flag", "Variable", "Default", ""), rows))
+    return "\n\n".join(parts)
+
+
+def _option_row(option: config.Option[object]) -> Sequence[str]:
+    flags = ", ".join(f"`{spelling}`" for spelling in option.spellings)
+    if option.metavar is not None:
+        flags += f" `{option.metavar}`"
+    default = option.otherwise or (f"`{option.default}`" if option.default else "")
+    variables = ", ".join(f"`{variable}`" for variable in option.variables)
+    return (flags, variables, default, option.help)
+
+
+def _exit_codes() -> str:
+    return _table(("Code", "When"), EXIT_CODES)
+
+
+_TIMINGS: Final = (
+    ("default, as client-go's", Timing()),
+    ("`--ttl=10s`, as in 2016", Timing(10, 5 * SECOND_NS, 5 * SECOND_NS // 2)),
+    ("the shortest", Timing(5, 2 * SECOND_NS, SECOND_NS)),
+    ("a long lease", Timing(90, 70 * SECOND_NS, 5 * SECOND_NS)),
+)
+
+
+def _timings() -> str:
+    rows = []
+    for name, timing in _TIMINGS:
+        timing.validate()
+        kill_at_ns = timing.lease_duration_ns - timing.margin_ns
+        rows.append(
+            (
+                name,
+                seconds(timing.lease_duration_ns),
+                seconds(timing.renew_deadline_ns),
+                seconds(timing.retry_period_ns),
+                seconds(timing.margin_ns),
+                seconds(kill_at_ns),
+                seconds(timing.grace_on_loss_ns),
+            )
+        )
+    head = (
+        "",
+        "lease duration",
+        "renew deadline: stop signal at t0 +",
+        "retry period",
+        "margin",
+        "SIGKILL at t0 +",
+        "grace on loss",
+    )
+    return _table(head, rows)
+
+
+PARTS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
+    "README.md": {
+        "options": _options,
+        "exit-codes": _exit_codes,
+        "timings": _timings,
+    },
+    "ARCHITECTURE.md": {
+        "election-states": _election_states,
+        "tenure-states": _tenure_states,
+    },
+}
+
+
+# --- where it goes ---------------------------------------------------------------------------
+
+
+def rewritten(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
+    """Return `text` with every part made anew; raise ValueError when the markers do not fit."""
+    found = [match["name"] for match in _PART.finditer(text)]
+    if sorted(found) != sorted(parts):
+        raise ValueError(f"has the generated parts {sorted(found)}, not {sorted(parts)}")
+    return _PART.sub(lambda m: f"{m['begin']}\n{parts[m['name']]()}\n\n{m['end']}", text)
+
+
+def stale() -> list[str]:
+    """Name the documents whose generated parts are not what the code says."""
+    problems = []
+    for name, parts in PARTS.items():
+        text = (ROOT / name).read_text()
+        try:
+            if rewritten(text, parts) != text:
+                problems.append(
+                    f"{name}: its generated parts are stale; `make format` rewrites them"
+                )
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    return problems
+
+
+def main() -> int:
+    """Check the documents, or rewrite them."""
+    parser = argparse.ArgumentParser(prog="python -m tests.support.diagrams", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="rewrite what is stale")
+    if parser.parse_args().write:
+        for name, parts in PARTS.items():
+            path = ROOT / name
+            path.write_text(rewritten(path.read_text(), parts))
+        return 0
+    problems = stale()
+    print(*problems, sep="\n", end="\n" if problems else "")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
