@@ -119,7 +119,7 @@ class Demo:
         code = leader.process.wait(PATIENCE_S)
         if self._ask():
             raise Failed("the server outlived its wrapper")
-        self._wait(lambda: not linux.reap()[1], "the end of every process")
+        self._wait(_nobody_is_left, "the end of every process")
         self._say(f"{leader.name} exited with {code}; the port is silent, no process is left")
 
     def report(self) -> None:
@@ -139,7 +139,7 @@ class Demo:
         while linux.kill_sweep() and time.monotonic() < until_s:
             for candidate in self._candidates.values():
                 candidate.process.poll()
-            linux.reap()
+            _nobody_is_left()
             time.sleep(POLL_S)
 
     # --- steps ---
@@ -217,6 +217,16 @@ def _free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+def _nobody_is_left() -> bool:
+    """Reap what has ended, orphans that fell to us included; whether that was all."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return True
+    return False
 
 
 def _is_alive(pid: int) -> bool:

@@ -94,7 +94,7 @@ class BeatAnswered:
 
 @dataclass(frozen=True, slots=True)
 class KeeperForked:
-    """A keeper exists; its pidfd comes with the message."""
+    """A keeper exists; the pipe that will prove its tree dead comes with the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,14 +249,14 @@ class Channel:
         """Return the descriptor to poll."""
         return self._socket.fileno()
 
-    def send(self, message: Message, pidfd: int | None = None) -> bool:
+    def send(self, message: Message, fd: int | None = None) -> bool:
         """Send, or return False at once when the peer is gone or does not read."""
         data = encode(message)
         try:
-            if pidfd is None:
+            if fd is None:
                 self._socket.send(data, socket.MSG_NOSIGNAL)
             else:
-                socket.send_fds(self._socket, [data], [pidfd], socket.MSG_NOSIGNAL)
+                socket.send_fds(self._socket, [data], [fd], socket.MSG_NOSIGNAL)
         except OSError:
             return False
         return True

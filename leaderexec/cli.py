@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 def main() -> NoReturn:
     """Run the command `leaderexec` and exit with its code."""
+    linux.hold_standard_descriptors()
     sys.exit(run(sys.argv[1:], os.environ.copy()))
 
 
@@ -39,6 +40,11 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             case config.VersionRequested():
                 print(f"leaderexec {__version__}")  # noqa: T201
                 return exits.OK
+        if not linux.proc_is_ours():
+            raise config.UsageError(
+                "/proc: it shows another PID namespace, where processes have other numbers; "
+                "accepted: a /proc mounted inside, as by unshare --mount-proc"
+            )
         path = config.resolve_command(parsed.command[0], environ.get("PATH"))
         _check_lock(parsed)
     except config.UsageError as error:

@@ -150,6 +150,11 @@ class GuardianDied:
 
 
 @dataclass(frozen=True, slots=True)
+class KeeperDied:
+    """The keeper died before its tree: the guardian is the only one left to end it."""
+
+
+@dataclass(frozen=True, slots=True)
 class TreeGone:
     """No process of the tree of `token` is left: give the lock back, for good if `retire`.
 
@@ -169,6 +174,7 @@ Event = (
     | WatchEnded
     | BeatReturned
     | GuardianDied
+    | KeeperDied
     | TreeGone
 )
 
@@ -386,6 +392,7 @@ class Election:
         self._beat_at_ns = now.boot_ns
         self._guardian_dead = False
         self._guardian_killed = False
+        self._guardian_needed = False
         self._tree_of: Token | None = inherited.token if inherited else None
         self._hold_off_ns = now.boot_ns
         self._retire = False
@@ -418,6 +425,8 @@ class Election:
                 self._guardian.heard(now.boot_ns)
             case GuardianDied():
                 self._guardian_dead = True
+            case KeeperDied():
+                self._guardian_needed = True
             case TreeGone(token=token, retire=retire):
                 self._tree_gone(token, retire=retire)
             case _:
@@ -658,6 +667,7 @@ class Election:
         kind = failure.kind
         if kind is FailureKind.CONFLICT:
             self._must_read = True
+            self._poll_at_ns = self._now.boot_ns
             if call.purpose is _Purpose.ACQUIRE:
                 # Somebody was faster, or our own lost write had landed: the read will tell.
                 self._attempt_open = False
@@ -738,6 +748,7 @@ class Election:
 
     def _tree_gone(self, token: Token | None, *, retire: bool) -> None:
         self._retire = self._retire or retire
+        self._guardian_needed = False
         if self._tree_of == token or retire:
             self._tree_of = None
         holding = self._holding
@@ -862,7 +873,7 @@ class Election:
     def _act_holder(self, *, silent: bool) -> None:
         if silent:
             # Nobody takes our grants: stop renewing, and make sure that the tree ends.
-            if not self._guardian_killed:
+            if not self._guardian_killed and not self._guardian_needed:
                 self._guardian_killed = True
                 self._note("error", "the guardian is silent: no more renewals, killing it")
                 self._effects.append(KillGuardian())

@@ -5,8 +5,9 @@ thread makes the calls, one at a time; a watch thread reads the watch while stan
 hang anywhere (name resolution, an exec plugin, a server that trickles), and a thread cannot be
 ended, so a worker that is overdue ends the whole process: the guardian starts another.
 
-When the guardian dies the elector outlives it: it waits until the keeper has ended, gives the lock
-back, and ends. It is forked before anything of Kubernetes is imported, which its worker does.
+When the guardian dies the elector outlives it: it waits for the keeper's proof that nothing of the
+tree is left, gives the lock back, and ends. It is forked before anything of Kubernetes is imported,
+which its worker does.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 from leaderexec import channel as wire
 from leaderexec import election, linux, log
 from leaderexec.channel import ChannelClosed, Message
+from leaderexec.keeper import PROOF
 from leaderexec.locks.base import Absent, Conflict, Forbidden, LockError, Unavailable
 from leaderexec.model import SECOND_NS, Token
 
@@ -197,7 +199,9 @@ class Elector:
         self._timing = candidacy.timing
         self._channel = seat.channel
         self._guardian_dead = False
-        self._keeper_pidfd = seat.keeper_pidfd
+        self._proof_fd = seat.proof_fd
+        # The keeper died before its tree: only the guardian can end it, and tell that it did.
+        self._unproven = False
         self._inbox = _Inbox()
         self._timer = linux.BoottimeTimer()
         self._poll = select.poll()
@@ -208,6 +212,8 @@ class Elector:
             self._timer.fileno(),
         ):
             self._poll.register(fd, select.POLLIN)
+        if self._proof_fd is not None:
+            self._poll.register(self._proof_fd, select.POLLIN)
         self._worker = _Worker(open_lock, candidacy.timing.call_timeout_ns / SECOND_NS, self._inbox)
         self._lock: Lock | None = None
         self._busy_since_ns: int | None = None
@@ -241,8 +247,8 @@ class Elector:
             if self._inbox.fileno() in ready:
                 for arrival in self._inbox.take():
                     self._take_arrival(arrival)
-            if self._guardian_dead and self._keeper_pidfd in ready:
-                self._step(election.TreeGone(None, retire=True))
+            if self._proof_fd in ready:
+                self._take_proof()
             self._step(election.Woke())
             self._check_worker()
 
@@ -273,19 +279,24 @@ class Elector:
             # The guardian is dying: its pidfd will tell when it is dead.
             self._poll.unregister(self._channel.fileno())
             return
-        for message, pidfd in messages:
-            self._take(message, pidfd)
+        for message, fd in messages:
+            self._take(message, fd)
 
-    def _take(self, message: Message, pidfd: int | None) -> None:
+    def _take(self, message: Message, fd: int | None) -> None:
         match message:
             case wire.BeatAnswered():
                 self._step(election.BeatReturned())
             case wire.KeeperForked():
-                if self._keeper_pidfd is not None:
-                    os.close(self._keeper_pidfd)
-                self._keeper_pidfd = pidfd
+                self._drop_proof()
+                if fd is None:
+                    # Lost at the limit of descriptors: a successor inherits it.
+                    raise OSError("the keeper's pipe did not arrive")
+                self._proof_fd = fd
+                self._unproven = False
+                self._poll.register(fd, select.POLLIN)
             case wire.TreeIsGone(token=number, retire=retire):
                 token = None if number is None else Token(number)
+                self._unproven = False
                 self._step(election.TreeGone(token, retire))
             case _:
                 self._log.error("unexpected message", message=type(message).__name__)
@@ -295,18 +306,38 @@ class Elector:
             self._poll.unregister(self._channel.fileno())
         self._poll.unregister(self._seat.guardian_pidfd)
         with contextlib.suppress(ChannelClosed):
-            for message, pidfd in self._channel.receive():  # a keeper may have been announced
-                self._take(message, pidfd)
+            for message, fd in self._channel.receive():  # a keeper may have been announced
+                self._take(message, fd)
         self._guardian_dead = True
         self._log.error("the guardian died")
         self._step(election.GuardianDied())
-        if self._keeper_pidfd is None:
-            self._step(election.TreeGone(None, retire=True))
+        if self._proof_fd is None:
+            self._leave_guardian()
+
+    def _take_proof(self) -> None:
+        """Hear what the keeper's pipe says: a byte from a tree's end, or its own end alone."""
+        if self._proof_fd is None:
             return
-        # A stopped keeper would never end, and its tree neither.
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._keeper_pidfd, signal.SIGCONT)
-        self._poll.register(self._keeper_pidfd, select.POLLIN)
+        self._unproven = os.read(self._proof_fd, 1) != PROOF
+        self._drop_proof()
+        if self._unproven:
+            self._step(election.KeeperDied())
+        if self._guardian_dead:
+            self._leave_guardian()
+
+    def _drop_proof(self) -> None:
+        if self._proof_fd is not None:
+            self._poll.unregister(self._proof_fd)
+            os.close(self._proof_fd)
+            self._proof_fd = None
+
+    def _leave_guardian(self) -> None:
+        """Give the lock back after the guardian's death, if no tree can be left."""
+        if self._unproven:
+            self._log.error("the keeper died too: the lock is not given back, its lease expires")
+            self._done = True
+            return
+        self._step(election.TreeGone(None, retire=True))
 
     def _take_arrival(self, arrival: _Arrival) -> None:
         match arrival:
@@ -316,7 +347,7 @@ class Elector:
                 self._channel.send(wire.Opened(lock.description, lock.namespace))
             case _LockRefused(message=message):
                 self._busy_since_ns = None
-                self._channel.send(wire.Refused(message))
+                self._channel.send(wire.Refused(message[:4000]))
                 self._done = True
             case _FromWatch(watch_id=watch_id, event=event):
                 if watch_id == self._watch_id:
@@ -417,4 +448,6 @@ def _shrug_off_signals() -> None:
         signal.SIGUSR2, signal.SIGTSTP, signal.SIGALRM,
     ):  # fmt: skip
         signal.signal(signum, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # With `stty tostop` a background process that writes to the terminal is stopped, unless this
+    # signal is blocked; a handler would make the write fail for ever.
+    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTTOU})

@@ -4,9 +4,11 @@ The guardian forks the elector and, for each run of the child, a keeper. It has 
 no network, so that nothing but the kernel can delay it: PID 1 in a container. Every signal is
 blocked for its whole life and read from a descriptor.
 
-Races it guards: a keeper is known to the elector (its pidfd is sent) before it may start anything,
+Races it guards: a keeper is known to the elector (the pipe that will prove
+its tree dead is sent) before it may start anything,
 so that an elector which outlives us waits for it; what a dead keeper leaves falls to us, because
-we are a subreaper ourselves, and is killed before anything else is believed.
+we are a subreaper ourselves, and is killed before anything else is believed. Nothing here loops
+for as long as a tree pleases: whatever it does, the elector is answered and the deadline kept.
 """
 
 from __future__ import annotations
@@ -48,13 +50,13 @@ _LEAVE_NS: Final = 2 * SECOND_NS
 class ElectorSeat:
     """What a new elector is given: its end of the channel and what a former one held.
 
-    `guardian_pidfd` tells the guardian's death, `keeper_pidfd` that of a keeper which is already
-    there; `grant` is the last one under which a tree was started and not yet given back.
+    `guardian_pidfd` tells the guardian's death; `proof_fd`, if there is a tree already, its end
+    (keeper.PROOF). `grant` is the last one under which a tree was started and not yet given back.
     """
 
     channel: Channel
     guardian_pidfd: int
-    keeper_pidfd: int | None
+    proof_fd: int | None
     generation: int
     grant: Grant | None
 
@@ -110,7 +112,12 @@ class Guardian:
         self._elector: _Peer | None = None
         self._elector_generation = 0
         self._keeper: _Peer | None = None
+        # The reading end of the pipe that proves the end of the present tree.
+        self._proof_fd: int | None = None
         self._taking_over = False
+        self._more_to_reap = False
+        # Children that were there before us are nobody's tree.
+        self._strangers = set(linux.children())
         # Taken before anything is started: whether it is ours to hand to the child.
         self._terminal_of = _terminal_group()
         self._is_init = os.getpid() == 1
@@ -143,16 +150,16 @@ class Guardian:
         self._step(tenure.Woke())
         while self._exit_code is None:
             self._timer.set(self._tenure.wake_at_ns)
-            ready = {
-                fd for fd, _ in self._poll.poll(_SWEEP_PAUSE_MS if self._taking_over else None)
-            }
+            ready = {fd for fd, _ in self._poll.poll(self._patience_ms())}
             if self._timer.fileno() in ready:
                 self._timer.clear()
-            # Signals first: a request to stop that came before a grant must come before it here.
-            if self._signals.fileno() in ready:
-                self._take_signals()
-            if self._elector and self._elector.channel.fileno() in ready:
+            # A request to stop goes before a grant that is waiting, and grants before anything
+            # for which the time matters: after a pause of our own they may extend it.
+            arrived = self._signals.receive() if self._signals.fileno() in ready else []
+            self._take_stop_signals(arrived)
+            if self._elector:
                 self._listen(self._elector)
+            self._take_other_signals(arrived)
             if self._keeper and self._keeper.channel.fileno() in ready:
                 self._listen(self._keeper)
             if self._taking_over:
@@ -168,18 +175,29 @@ class Guardian:
             for effect in self._tenure.step(event, linux.boottime_ns()):
                 self._carry_out(effect)
 
-    def _take_signals(self) -> None:
-        arrived = self._signals.receive()
-        if signal.SIGCHLD in arrived:
-            self._reap()
+    def _patience_ms(self) -> int | None:
+        """How long to wait for something to happen besides the timer."""
+        if self._more_to_reap:
+            return 0
+        return _SWEEP_PAUSE_MS if self._taking_over else None
+
+    def _take_stop_signals(self, arrived: list[int]) -> None:
         for signum in arrived:
-            if signum in _STOP_SIGNALS or signum == self._orders.stop_signal:
+            if self._is_stop(signum):
                 if signum == signal.SIGINT:
                     self._interrupts += 1
                 kill = signum == signal.SIGINT and self._interrupts > 1
                 self._step(tenure.StopAsked(signum, kill))
-            elif signum not in _OWN_SIGNALS:
+
+    def _take_other_signals(self, arrived: list[int]) -> None:
+        if signal.SIGCHLD in arrived or self._more_to_reap:
+            self._reap()
+        for signum in arrived:
+            if not self._is_stop(signum) and signum not in _OWN_SIGNALS:
                 self._step(tenure.SignalArrived(signum))
+
+    def _is_stop(self, signum: int) -> bool:
+        return signum in _STOP_SIGNALS or signum == self._orders.stop_signal
 
     def _listen(self, peer: _Peer) -> None:
         try:
@@ -250,6 +268,7 @@ class Guardian:
     def _not_started(self, errno: int | None) -> None:
         if errno is None:
             self._log.warning("child not started: its time was over before it began")
+            self._step(tenure.NotStarted())
             return
         code = exits.from_exec_errno(errno)
         self._fatal = f"cannot execute {self._orders.argv[0]!r}: {os.strerror(errno)}"
@@ -264,7 +283,10 @@ class Guardian:
             # Before it is reaped, so that the number of its group is still its own.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(elector.pid, signal.SIGKILL)
-        for pid, status in linux.reap()[0]:
+        reaped = linux.reap()
+        self._more_to_reap = reaped.more
+        for pid, status in reaped.ended:
+            self._strangers.discard(pid)
             if self._elector and pid == self._elector.pid:
                 self._elector_ended()
             elif self._keeper and pid == self._keeper.pid:
@@ -295,27 +317,35 @@ class Guardian:
         if self._taking_over:
             return
         if status == 0:
-            self._step(tenure.TreeEnded())
+            self._tree_ended()
         else:
             self._log.error("the keeper died", status=exits.from_wait_status(status))
             self._step(tenure.KeeperDied())
 
+    def _spared(self) -> frozenset[int]:
+        elector = {self._elector.pid} if self._elector else set()
+        return frozenset(elector | self._strangers)
+
     def _sweep(self) -> None:
-        """Kill what fell to us until no child but the elector is left: then the tree is dead.
+        """Kill what fell to us; when no child but the elector is left, the tree is dead.
 
         The list of children is exact, because only this thread forks and reaps, and every process
-        of the tree has an ancestor in it.
+        of the tree has an ancestor in it. One pass a turn: the elector must hear from us.
         """
-        spare = frozenset({self._elector.pid} if self._elector else ())
-        while linux.kill_sweep(spare):
-            before = len(linux.children())
-            self._reap()
-            spare = frozenset({self._elector.pid} if self._elector else ())
-            if len(linux.children()) == before:
-                return  # they take their time to die: look again soon
-        self._taking_over = False
-        if self._keeper is None:
-            self._step(tenure.TreeEnded())
+        try:
+            swept = linux.kill_sweep(self._spared())
+        except OSError:
+            return  # out of descriptors or memory: what is left is not known
+        self._reap()
+        if not swept and self._keeper is None:
+            self._taking_over = False
+            self._tree_ended()
+
+    def _tree_ended(self) -> None:
+        if self._proof_fd is not None:
+            os.close(self._proof_fd)
+            self._proof_fd = None
+        self._step(tenure.TreeEnded())
 
     def _unregister(self, peer: _Peer) -> None:
         with contextlib.suppress(KeyError, ValueError):
@@ -323,7 +353,6 @@ class Guardian:
 
     def _fork_elector(self, generation: int) -> None:
         ours, theirs = wire.pair()
-        keeper_pidfd = self._keeper.pidfd if self._keeper else None
         self._elector_generation = generation
         try:
             pid = os.fork()
@@ -333,7 +362,7 @@ class Guardian:
             return
         if pid == 0:
             ours.close()
-            seat = ElectorSeat(theirs, self._pidfd, keeper_pidfd, generation, self._tenure.grant)
+            seat = ElectorSeat(theirs, self._pidfd, self._proof_fd, generation, self._tenure.grant)
             self._forked("leaderexec-elec", lambda: self._run_elector(seat))
         theirs.close()
         with contextlib.suppress(OSError):
@@ -344,11 +373,13 @@ class Guardian:
     def _fork_keeper(self, effect: tenure.StartTree) -> None:
         ours, theirs = wire.pair()
         spec = self._child_spec(effect.grant)
+        self._proof_fd, proof_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             pid = os.fork()
         except OSError as error:
             self._log.error("cannot fork the keeper", error=str(error))
-            self._step(tenure.TreeEnded())
+            os.close(proof_fd)
+            self._tree_ended()
             return
         if pid == 0:
             ours.close()
@@ -358,18 +389,20 @@ class Guardian:
                 Keeper(
                     channel=theirs,
                     guardian_pidfd=self._pidfd,
+                    proof_fd=proof_fd,
                     spec=spec,
                     log=self._log.bind(role="keeper"),
                 ).run()
 
             self._forked(KEEPER_NAME, keep)
         theirs.close()
+        os.close(proof_fd)
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
         self._keeper = _Peer(pid, ours)
         self._poll.register(ours.fileno(), select.POLLIN)
         # An elector that does not know the keeper could give the lock back while it lives.
-        if self._elector and self._elector.channel.send(wire.KeeperForked(), self._keeper.pidfd):
+        if self._elector and self._elector.channel.send(wire.KeeperForked(), self._proof_fd):
             ours.send(wire.Go(effect.stop_at_ns, effect.kill_at_ns))
         else:
             self._log.warning("child not started: the elector does not listen")
@@ -402,7 +435,8 @@ class Guardian:
             path=self._orders.path,
             argv=self._orders.argv,
             env={
-                **self._orders.environ,
+                # A variable without a name could not be passed on by exec.
+                **{name: value for name, value in self._orders.environ.items() if name},
                 "LEADER_ELECTION": self._orders.election,
                 "LEADER_NAMESPACE": self._namespace,
                 "LEADER_IDENTITY": self._orders.identity,
@@ -476,10 +510,9 @@ class Guardian:
         until_ns = linux.boottime_ns() + _LEAVE_NS
         waiting = select.poll()
         waiting.register(self._signals.fileno(), select.POLLIN)
-        while linux.boottime_ns() < until_ns:
-            linux.kill_sweep()
-            if not linux.reap()[1]:
-                break
+        while linux.boottime_ns() < until_ns and linux.kill_sweep(frozenset(self._strangers)):
+            for pid, _ in linux.reap().ended:
+                self._strangers.discard(pid)
             waiting.poll(_SWEEP_PAUSE_MS)
             self._signals.receive()
         if self._exit_code == exits.LOST:

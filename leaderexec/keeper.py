@@ -24,6 +24,7 @@ import select
 import signal
 import struct
 from dataclasses import dataclass
+from errno import EINVAL
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from leaderexec import linux
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
     from leaderexec.log import Log
 
+#: What a keeper writes when nothing of its tree is left.
+PROOF: Final = b"."
 #: How long to wait for a killed process to become reapable before sweeping again.
 _SWEEP_PAUSE_MS: Final = 20
 #: What the forked child writes instead of an errno when its time was over before it began.
@@ -74,11 +77,16 @@ class ChildSpec:
 class Keeper:
     """The life of one keeper, from a fork of the guardian to ECHILD.
 
-    `channel` leads to the guardian, whose death `guardian_pidfd` tells. All signals are blocked.
+    `channel` leads to the guardian, whose death `guardian_pidfd` tells. `proof_fd` is the only
+    writing end of a pipe: a byte in it proves that no process of the tree is left, while its end
+    without a byte proves only that the keeper is dead. All signals are blocked.
     """
 
-    def __init__(self, *, channel: Channel, guardian_pidfd: int, spec: ChildSpec, log: Log) -> None:
+    def __init__(
+        self, *, channel: Channel, guardian_pidfd: int, proof_fd: int, spec: ChildSpec, log: Log
+    ) -> None:
         self._channel = channel
+        self._proof_fd = proof_fd
         self._guardian_pidfd = guardian_pidfd
         self._spec = spec
         self._log = log
@@ -92,14 +100,15 @@ class Keeper:
         self._child_reaped = False
         self._exec_error_fd: int | None = None
         self._killing = False
+        self._more_to_reap = False
 
     def run(self) -> None:
         """Serve until nothing of the tree is left."""
         while not self._killing:
-            ready = {fd for fd, _ in self._poll.poll()}
+            ready = {fd for fd, _ in self._poll.poll(0 if self._more_to_reap else None)}
             if self._timer.fileno() in ready or self._guardian_pidfd in ready:
                 self._killing = True
-                break
+                continue
             if self._channel.fileno() in ready:
                 self._take_messages()
             if self._exec_error_fd in ready:
@@ -107,9 +116,13 @@ class Keeper:
             if self._signals.fileno() in ready:
                 self._signals.receive()
             if self._child and not self._reap():
-                self._report_exec()
-                return
-        self._kill_all()
+                break
+        else:
+            self._kill_all()
+        self._report_exec()
+        # Nothing is left: this byte, and not our death, is the proof of it.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._proof_fd, PROOF)
 
     # --- messages ---
 
@@ -144,18 +157,18 @@ class Keeper:
             targets = linux.descendants(os.getpid())
         elif self._child_reaped or not self._child:
             return
-        elif message.scope == Scope.GROUP.value:
+        else:
+            targets = [self._child]
+        if message.scope == Scope.GROUP.value:
             # The child has not been reaped, so that its number cannot name another group.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._child, message.signum)
-            targets = []
         else:
-            targets = [self._child]
-        for pid in targets:
-            linux.kill_quietly(pid, message.signum)
+            for pid in targets:
+                linux.kill_quietly(pid, message.signum)
         if not message.stop:
             return
-        for pid in targets or [self._child]:
+        for pid in targets:
             if linux.is_stopped(pid):
                 # A stopped process would take the signal only when somebody continues it.
                 linux.kill_quietly(pid, signal.SIGCONT)
@@ -201,13 +214,14 @@ class Keeper:
 
     def _reap(self) -> bool:
         """Reap, report the child's end, and return whether any process is left."""
-        reaped, any_left = linux.reap()
-        for pid, status in reaped:
+        reaped = linux.reap()
+        self._more_to_reap = reaped.more
+        for pid, status in reaped.ended:
             if pid == self._child:
                 self._child_reaped = True
                 self._report_exec()
                 self._channel.send(ChildStatus(status))
-        return any_left
+        return reaped.any_left
 
     # --- the end ---
 
@@ -220,10 +234,13 @@ class Keeper:
         waiting.register(self._signals.fileno(), select.POLLIN)
         killed: set[int] = set()
         while True:
-            targets = set(linux.kill_sweep())
+            try:
+                targets = set(linux.kill_sweep())
+            except OSError:
+                targets = set()  # out of descriptors or memory: what is left is not known
             if not self._reap():
                 return
-            if targets <= killed:
+            if targets <= killed and not self._more_to_reap:
                 waiting.poll(_SWEEP_PAUSE_MS)
                 self._signals.receive()
             # Numbers are reused: remember no more than the present sweep.
@@ -238,8 +255,7 @@ def _become_child(spec: ChildSpec, keeper: int, stop_at_ns: int, error_fd: int) 
         linux.die_with_parent(keeper)
         if spec.terminal_of is not None and os.tcgetpgrp(0) == spec.terminal_of:
             os.tcsetpgrp(0, os.getpid())
-        if os.getpriority(os.PRIO_PROCESS, 0) != spec.nice:
-            os.setpriority(os.PRIO_PROCESS, 0, spec.nice)
+        linux.be_ordinary(spec.nice)
         if spec.no_new_privs:
             linux.refuse_new_privileges()
         # Python ignores these two, and handles the interrupt in a way that exec would lose.
@@ -253,7 +269,9 @@ def _become_child(spec: ChildSpec, keeper: int, stop_at_ns: int, error_fd: int) 
         else:
             os.execve(spec.path, spec.argv, spec.env)
     except OSError as error:
-        errno = error.errno or 1
+        errno = error.errno or EINVAL
+    except ValueError:  # an argument or a variable that exec cannot take
+        errno = EINVAL
     finally:
         with contextlib.suppress(OSError):
             os.write(error_fd, struct.pack("i", errno))

@@ -12,6 +12,7 @@ import os
 import signal
 import struct
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from leaderexec.model import SECOND_NS, Now
@@ -29,8 +30,6 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _SCHED_SETATTR: Final = {
     "x86_64": 314, "aarch64": 274, "riscv64": 274, "ppc64le": 355, "s390x": 345,
 }  # fmt: skip
-_SCHED_OTHER: Final = 0
-_SCHED_FLAG_RESET_ON_FORK: Final = 1
 _BEST_NICE: Final = -20
 #: The shortest slice that the scheduler accepts.
 _SLICE_NS: Final = 100_000
@@ -92,18 +91,22 @@ def be_prompt() -> None:
     """Ask the scheduler to run us soon after a wake-up, however busy the tree is.
 
     A short slice (Linux 6.12) gives an early virtual deadline and needs no privilege; the best
-    nice value needs one and is taken where it may be. Children start without either
-    (SCHED_FLAG_RESET_ON_FORK). Whatever is refused is done without.
+    nice value needs one and is taken where it may be. Whatever is refused is done without.
     """
+    _schedule(_BEST_NICE, _SLICE_NS) or _schedule(os.getpriority(os.PRIO_PROCESS, 0), _SLICE_NS)
+
+
+def be_ordinary(nice: int) -> None:
+    """Undo `be_prompt` in a forked process: the child is scheduled as if we were not there."""
+    _schedule(nice, 0)
+
+
+def _schedule(nice: int, slice_ns: int) -> bool:
     number = _SCHED_SETATTR.get(os.uname().machine)
-    if number is None:
-        return
-    for nice in (_BEST_NICE, os.getpriority(os.PRIO_PROCESS, 0)):
-        attributes = struct.pack(
-            "IIQiIQQQ", 48, _SCHED_OTHER, _SCHED_FLAG_RESET_ON_FORK, nice, 0, _SLICE_NS, 0, 0
-        )
-        if _LIBC.syscall(number, 0, attributes, 0) == 0:
-            return
+    if number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
+        return False
+    attributes = struct.pack("IIQiIQQQ", 48, os.SCHED_OTHER, 0, nice, 0, slice_ns, 0, 0)
+    return int(_LIBC.syscall(number, 0, attributes, 0)) == 0
 
 
 class SignalFd:
@@ -167,6 +170,26 @@ class BoottimeTimer:
         os.close(self._fd)
 
 
+def proc_is_ours() -> bool:
+    """Whether /proc shows the PID namespace that we are in: elsewhere its numbers mislead."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())
+    except OSError:
+        return False
+
+
+def hold_standard_descriptors() -> None:
+    """Keep 0, 1 and 2 from being taken by something else if we were started without them.
+
+    The child still starts without: the placeholder closes at exec.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)  # takes the lowest number: this one
+
+
 def children() -> list[int]:
     """Return the pids of our children, zombies included.
 
@@ -196,7 +219,7 @@ def _stat(pid: int) -> list[bytes]:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:  # it has ended, or hidepid= hides it
         return []
 
 
@@ -233,7 +256,7 @@ def runs_below(name: str) -> bool:
             with open(f"/proc/{pid}/comm") as file:
                 if file.read().rstrip("\n") == name:
                     return True
-        except (FileNotFoundError, ProcessLookupError):
+        except OSError:  # it has ended, or hidepid= hides it
             return False
         pid = _parent(pid)
     return False
@@ -256,21 +279,41 @@ def kill_sweep(spare: frozenset[int] = frozenset()) -> list[int]:
     Call it again after reaping until nothing is left: a tree that forks faster than one sweep
     falls to us child by child, because we are its subreaper.
     """
-    targets = [pid for pid in children() if pid not in spare]
+    # New children are appended: those that can fork come last, behind the zombies.
+    targets = [pid for pid in reversed(children()) if pid not in spare]
     for pid in targets:
         kill_quietly(pid, signal.SIGKILL)
     return targets
 
 
-def reap() -> tuple[list[tuple[int, int]], bool]:
-    """Reap all children that have ended: (pid, wait status) each, and whether any are left.
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What one look for ended children found: (pid, wait status) of each.
+
+    `any_left` tells whether there are children still, `more` that there may be more ended ones.
+    """
+
+    ended: list[tuple[int, int]]
+    any_left: bool
+    more: bool
+
+
+#: In a storm of forks there is always another zombie: no look for them may last.
+_REAP_AT_ONCE: Final = 128
+
+
+def reap() -> Reaped:
+    """Reap children that have ended, up to a number that takes no time.
 
     The one place that waits, so that no exit status is ever lost to another waiter.
     """
-    reaped = []
+    ended: list[tuple[int, int]] = []
     try:
-        while (found := os.waitpid(-1, os.WNOHANG))[0]:
-            reaped.append(found)
+        while len(ended) < _REAP_AT_ONCE:
+            found = os.waitpid(-1, os.WNOHANG)
+            if not found[0]:
+                return Reaped(ended, any_left=True, more=False)
+            ended.append(found)
     except ChildProcessError:
-        return reaped, False
-    return reaped, True
+        return Reaped(ended, any_left=False, more=False)
+    return Reaped(ended, any_left=True, more=True)

@@ -154,6 +154,11 @@ class KeeperDied:
 
 
 @dataclass(frozen=True, slots=True)
+class NotStarted:
+    """The child was not executed, because its time was over before it began."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChildEnded:
     """The direct child has been reaped; `exit_code` is what a shell would report."""
 
@@ -190,6 +195,7 @@ Event = (
     | ElectorEnded
     | KeeperHeard
     | KeeperDied
+    | NotStarted
     | ChildEnded
     | TreeEnded
     | StopAsked
@@ -368,6 +374,7 @@ class Tenure:
         self._exit_code = 0
         self._child_exit_code: int | None = None
         self._leave_at_ns: int | None = None
+        self._ask_again_at_ns = now_ns
 
         self._elector_alive = False
         self._elector_killed = False
@@ -406,7 +413,10 @@ class Tenure:
             case KeeperHeard():
                 self._keeper.heard(now_ns)
             case KeeperDied():
+                self._taken_over = False  # what it left has fallen to us only now
                 self._keeper_failed("the keeper died")
+            case NotStarted():
+                self._because(_Why.LOST)
             case ChildEnded(exit_code=exit_code):
                 self._child_ended(exit_code)
             case TreeEnded():
@@ -595,8 +605,9 @@ class Tenure:
     # --- giving back, ending ---
 
     def _ask_release(self) -> None:
-        if self._ending:
+        if self._ending and self._leave_at_ns is None:
             self._leave_at_ns = self._now_ns + _RELEASE_PATIENCE_NS
+        self._ask_again_at_ns = self._now_ns + self._timing.silence_bound_ns
         token = self.grant.token if self.grant else None
         self._effects.append(AskRelease(token, retire=self._ending))
 
@@ -715,8 +726,12 @@ class Tenure:
                         Note("error", "leaving without knowing whether the lock is given back", {})
                     )
                     self._end()
-                elif self._leave_at_ns is not None:
+                    return
+                if self._leave_at_ns is not None:
                     self._wake(self._leave_at_ns)
+                if now_ns >= self._ask_again_at_ns:
+                    self._ask_release()  # the answer may have been lost with a full socket
+                self._wake(self._ask_again_at_ns)
             case _:
                 assert_never(self.state)
 

@@ -19,13 +19,19 @@ if TYPE_CHECKING:
 @pytest.mark.skipif(os.geteuid() != 0, reason="limiting processor time needs root")
 @pytest.mark.parametrize("privileged", [True, False], ids=["root", "unprivileged"])
 def test_two_hundred_busy_children_under_five_percent(rally: Rally, privileged: bool) -> None:
-    """A tree of 200 busy processes with 5 % of a processor for it and for us dies in time."""
+    """A tree of 200 busy processes, with 5 % of a processor for it and for us, stops in time.
+
+    Judged by what the child does, not by when the kernel has taken it apart: a killed process runs
+    no more code, but closes its connections only when it is given the time to exit. The README
+    tells how long that was seen to take.
+    """
     rally.timing = ()
+    beats = rally.directory / "beats"
     with CpuGroup() as group:
         wrapper = [*group.wrapper]
         if not privileged:
             wrapper += ["setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice"]
-        child = puppet_command("--busy", "200", "--ignore", "TERM")
+        child = puppet_command("--busy", "200", "--ignore", "TERM", "--heartbeat", str(beats))
         leader = rally.start("a", child=child, wrapper=wrapper)
         (tree,) = rally.witness.wait_running(1, "a", timeout_s=30)
         rally.witness.wait_note("ready", "a", timeout_s=60)
@@ -37,4 +43,7 @@ def test_two_hundred_busy_children_under_five_percent(rally: Rally, privileged: 
         stop(leader.elector, timeout_s=60)
         successor = rally.witness.wait_successor(tree, timeout_s=90)
         assert successor.candidate == "b"
-        rally.assert_exclusive()
+        rally.witness.wait_ended(tree, timeout_s=60)
+        last_beat_ns = int(beats.read_text().splitlines()[-1].split()[0])
+        assert tree.started_ns < last_beat_ns < successor.started_ns
+        print(f"overlap as the kernel took it apart: {rally.witness.max_overlap_s():.3f} s")

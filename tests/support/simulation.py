@@ -57,9 +57,9 @@ class Setup:
 
     `elections` and `tenures` build the cores, so that a test can put a mutant in their place.
     `coarse` makes the server compare times in whole seconds, as locks do that store whole seconds.
-    `put_creates` lets a PUT to a deleted object create another one. With `voluntary` children end by
-    themselves and people ask candidates to stop; with `restarts` a candidate that ended is followed
-    by another on its host. `steady` takes the middle of everything that would be random.
+    `put_creates` lets a PUT to a deleted object create another one. With `voluntary` children end
+    by themselves and people ask candidates to stop; with `restarts` a candidate that ended is
+    followed by another on its host. `steady` takes the middle of everything that would be random.
     """
 
     candidates: int = 5
@@ -77,7 +77,7 @@ class Setup:
     voluntary: bool = True
     restarts: bool = True
     steady: bool = False
-    stop_timeouts_s: tuple[int, ...] = (1, 20)
+    stop_timeouts_s: tuple[int, ...] = (1, 20, 3600)
     on_losses: tuple[tenure.OnLoss, ...] = tuple(tenure.OnLoss)
     elections: Callable[..., Election] = Election
     tenures: Callable[..., Tenure] = Tenure
@@ -368,6 +368,8 @@ class Keeper(_Process):
             case tenure.StartTree(stop_at_ns=stop_at_ns, kill_at_ns=kill_at_ns):
                 self._deadline_ns = kill_at_ns
                 if self.host.clocks.boot_ns() >= stop_at_ns:
+                    guardian.tell(tenure.NotStarted(), 2)
+                    guardian.tell(tenure.ChildEnded(127), 2)
                     self._exit()
                     return
                 self.tree = Tree(self.candidate, self, self._token)
@@ -456,6 +458,14 @@ class Guardian(_Process):
                 assert_never(effect)
 
 
+@dataclass(frozen=True, slots=True)
+class KeeperEnded:
+    """What the pipe of a keeper tells an elector: its end, and whether it proves the tree's."""
+
+    keeper: Keeper
+    orderly: bool
+
+
 class Elector(_Process):
     """Carries out what `election` decides, as `elector.Elector` does."""
 
@@ -463,7 +473,8 @@ class Elector(_Process):
         super().__init__(candidate.host)
         self.candidate = candidate
         self.generation = generation
-        self.keeper = candidate.keeper
+        self._keeper = candidate.keeper
+        self._unproven = False
         self._guardian_dead = False
         self._watch: _Watch | None = None
         setup = candidate.host.world.setup
@@ -504,20 +515,31 @@ class Elector(_Process):
                 return
             match message:
                 case Keeper():
-                    self.keeper = message
+                    self._keeper = message
                 case "guardian died":
                     self._guardian_dead = True
                     self._step(election.GuardianDied())
-                    if self.keeper is not None:
-                        self.keeper.resume()
-                    self._look_at_keeper()
-                case "keeper ended":
-                    self._look_at_keeper()
+                    if self._keeper is None:
+                        self._leave_guardian()
+                case KeeperEnded():
+                    self._hear_keepers_end(message)
                 case _:
                     self._step(message)
 
-    def _look_at_keeper(self) -> None:
-        if self.alive and self._guardian_dead and (self.keeper is None or not self.keeper.alive):
+    def _hear_keepers_end(self, end: KeeperEnded) -> None:
+        if end.keeper is not self._keeper:
+            return
+        self._keeper = None
+        self._unproven = not end.orderly
+        if self._unproven:
+            self._step(election.KeeperDied())
+        if self._guardian_dead:
+            self._leave_guardian()
+
+    def _leave_guardian(self) -> None:
+        if self._unproven:
+            self.candidate.elector_retired(self)
+        else:
             self._step(election.TreeGone(None, retire=True))
 
     def _step(self, event: election.Event) -> None:
@@ -595,9 +617,9 @@ class Candidate:
 
     def take_over(self) -> None:
         self.taking_over = True
-        if self.keeper is not None:
-            self.keeper.die()
-            self.keeper = None
+        keeper, self.keeper = self.keeper, None
+        if keeper is not None and keeper.die() and self.elector is not None:
+            self.elector.tell(KeeperEnded(keeper, orderly=False), 3)
         if self.pid1:
             self.kill_elector()
         tree = self.tree
@@ -668,7 +690,7 @@ class Candidate:
         if self.keeper is keeper:
             self.keeper = None
         if self.elector is not None:
-            self.elector.tell("keeper ended", 3)
+            self.elector.tell(KeeperEnded(keeper, orderly), 3)
         self.guardian.tell(tenure.TreeEnded() if orderly else tenure.KeeperDied(), 2)
 
     @property
@@ -743,16 +765,33 @@ class Host:
         return Candidate(self, name, identity, unique=True, pid1=self.pid1)
 
 
+@dataclass(slots=True)
+class _Fate:
+    """What becomes of one request and of its reply."""
+
+    there_ns: int
+    back_ns: int
+    lands: bool = True
+    replies: bool = True
+    refusal: Failure | None = None
+
+    def refuse(self, kind: FailureKind, message: str, wish_ns: int | None = None) -> None:
+        """Let it fail with an answer, without reaching the lock."""
+        self.refusal = Failure(kind, message, wish_ns)
+        self.lands = False
+
+
 class Network:
     """How requests fare between one host and the lock.
 
-    `mode` is one of: ok, slow, lossy, held, deaf (no replies), hole, refused, forbidden, busy, broken,
-    trickle.
+    `mode` is ok, or one of MODES: deaf loses all replies, held lets requests land within a minute,
+    trickle never ends a reply.
     """
 
     MODES: Final = (
-        "slow", "slow", "slow", "lossy", "held", "deaf", "hole", "refused", "forbidden", "busy", "broken", "trickle",
-    )  # fmt: skip
+        *("slow", "slow", "slow"),
+        *("lossy", "held", "deaf", "hole", "refused", "forbidden", "busy", "broken", "trickle"),
+    )
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -767,66 +806,69 @@ class Network:
         world = self.host.world
         rng, loop = world.rng, world.loop
         now = loop.now
-        timeout_ns = world.setup.timing.call_timeout_ns
-        mode = self.mode
         world.calls += 1
-        there_ns = self._latency_ns()
-        back_ns = self._latency_ns()
-        lands = replies = True
-        refusal: Failure | None = None
-        match mode:
-            case "ok":
-                pass
-            case "slow":
-                there_ns = int(rng.random() ** 2 * timeout_ns)
-                back_ns = int(rng.random() * timeout_ns)
-            case "lossy":
-                lands = rng.random() < 0.7
-                replies = rng.random() < 0.6
-                if rng.random() < 0.3:
-                    there_ns = int(rng.random() * 3 * timeout_ns)
-                if rng.random() < 0.3:
-                    back_ns = int(rng.random() * timeout_ns)
-            case "held":
-                there_ns = int(rng.random() * 60 * SECOND_NS)
-            case "hole":
-                lands = False
-            case "refused":
-                refusal = Failure(FailureKind.UNAVAILABLE, "refused")
-            case "forbidden":
-                refusal = Failure(FailureKind.FORBIDDEN, "forbidden")
-            case "busy":
-                refusal = Failure(
-                    FailureKind.UNAVAILABLE, "busy", int(rng.random() * 5 * SECOND_NS)
-                )
-            case "broken":
-                # A gateway says 502 whatever the server behind it has done.
-                refusal = Failure(FailureKind.UNAVAILABLE, "broken")
-            case "trickle" | "deaf":
-                replies = False
-            case _:
-                raise AssertionError(mode)
-        if refusal is not None:
-            self._reply(elector, now + back_ns, election.Failed(effect.call_id, refusal))
-            if mode == "broken" and rng.random() < 0.6:
-                world.in_flight(there_ns, self._land, elector, effect, None, 0)
+        fate = self._fate()
+        if fate.refusal is not None:
+            failed = election.Failed(effect.call_id, fate.refusal)
+            self._reply(elector, now + fate.back_ns, failed)
+            if fate.lands:
+                world.in_flight(fate.there_ns, self._land, elector, effect, None)
             return
-        in_time = lands and replies and there_ns + back_ns <= timeout_ns
-        if lands:
-            world.in_flight(
-                there_ns, self._land, elector, effect, now + there_ns + back_ns, in_time
-            )
-            if rng.random() < 0.02 or (mode == "lossy" and rng.random() < 0.3):
+        timeout_ns = world.setup.timing.call_timeout_ns
+        in_time = fate.lands and fate.replies and fate.there_ns + fate.back_ns <= timeout_ns
+        if fate.lands:
+            reply_at_ns = now + fate.there_ns + fate.back_ns if in_time else None
+            world.in_flight(fate.there_ns, self._land, elector, effect, reply_at_ns)
+            if rng.random() < (0.3 if self.mode == "lossy" else 0.02):
                 again_ns = int(rng.random() * (1 if rng.random() < 0.5 else 60) * SECOND_NS)
-                world.in_flight(there_ns + again_ns, self._land, elector, effect, None, False)
+                world.in_flight(fate.there_ns + again_ns, self._land, elector, effect, None)
         if in_time:
             return
-        if mode == "trickle" and rng.random() < 0.5:
+        if self.mode == "trickle" and rng.random() < 0.5:
             overdue_ns = max(world.setup.timing.renew_deadline_ns, 5 * SECOND_NS)
             loop.at(now + overdue_ns, elector.overdue, effect.call_id)
             return
         failure = Failure(FailureKind.UNAVAILABLE, "timed out")
         self._reply(elector, now + timeout_ns, election.Failed(effect.call_id, failure))
+
+    def _fate(self) -> _Fate:
+        """Draw what becomes of the next request."""
+        rng = self.host.world.rng
+        timeout_ns = self.host.world.setup.timing.call_timeout_ns
+        fate = _Fate(self._latency_ns(), self._latency_ns())
+        match self.mode:
+            case "ok":
+                pass
+            case "slow":
+                fate.there_ns = int(rng.random() ** 2 * timeout_ns)
+                fate.back_ns = int(rng.random() * timeout_ns)
+            case "lossy":
+                fate.lands = rng.random() < 0.7
+                fate.replies = rng.random() < 0.6
+                if rng.random() < 0.3:
+                    fate.there_ns = int(rng.random() * 3 * timeout_ns)
+                if rng.random() < 0.3:
+                    fate.back_ns = int(rng.random() * timeout_ns)
+            case "held":
+                fate.there_ns = int(rng.random() * 60 * SECOND_NS)
+            case "hole":
+                fate.lands = False
+            case "trickle" | "deaf":
+                fate.replies = False
+            case "refused":
+                fate.refuse(FailureKind.UNAVAILABLE, "refused")
+            case "forbidden":
+                fate.refuse(FailureKind.FORBIDDEN, "forbidden")
+            case "busy":
+                wish_ns = int(rng.random() * 5 * SECOND_NS)
+                fate.refuse(FailureKind.UNAVAILABLE, "busy", wish_ns)
+            case "broken":
+                # A gateway says 502 whatever the server behind it has done.
+                fate.refuse(FailureKind.UNAVAILABLE, "broken")
+                fate.lands = rng.random() < 0.6
+            case _:
+                raise AssertionError(self.mode)
+        return fate
 
     def open_watch(self, elector: Elector) -> _Watch:
         """Watch the lock from the version in the server's cache, which may be stale."""
@@ -861,10 +903,9 @@ class Network:
         elector: Elector,
         effect: election.Read | election.Create | election.Update,
         reply_at_ns: int | None,
-        replies: bool,
     ) -> None:
         result = self.host.world.server.apply(elector.candidate, effect)
-        if replies and reply_at_ns is not None:
+        if reply_at_ns is not None:
             self._reply(elector, reply_at_ns, result)
 
     def _reply(self, elector: Elector, at_ns: int, event: election.Event) -> None:
@@ -1102,6 +1143,10 @@ class World:
             act(*args)
         while self.loop.now < since_ns + self.settle_bound_ns:
             self.advance(SECOND_NS // 2)
+            for candidate, tree in self.living.items():
+                # A child that ignores the stop signal keeps the lock for as long as it may drain.
+                if candidate.guardian.core.state is tenure.State.STOPPING:
+                    tree.kill()
             if self.leads() is not None:
                 self.verdict.settled_after_ns = self.loop.now - since_ns
                 return

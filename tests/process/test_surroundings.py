@@ -1,0 +1,175 @@
+"""Where and how we are started: odd descriptors, priorities, limits, neighbours, powers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.candidates import children_of, is_gone, kill, puppet_command, state_of, stop
+from tests.support.fault_suite import TAKEOVER_S
+from tests.support.wait import wait_until
+
+if TYPE_CHECKING:
+    from tests.support.rally import Rally
+
+_ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="changing users or /proc needs root")
+
+
+def test_started_without_standard_descriptors(rally: Rally) -> None:
+    """Closed 0, 1 and 2 are not taken by ours, and the child starts without them as well."""
+    wrapper = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+    fds = rally.directory / "fds"
+    child = ["/bin/sh", "-c", f"ls /proc/$$/fd > {fds}; exit 5"]
+    assert rally.start("a", wrapper=wrapper, child=child).wait() == 5
+    listed = [int(fd) for fd in fds.read_text().split()] if fds.exists() else []
+    assert not [fd for fd in listed if fd > 1], "only what the shell itself opens"
+
+
+def test_processes_that_were_there_before_are_left_alone(rally: Rally) -> None:
+    """Background jobs of the shell that became us are no part of the tree."""
+    pid_path = rally.directory / "stranger"
+    wrapper = ["/bin/sh", "-c", f'sleep 600 & echo $! > {pid_path}; exec "$@"', "sh"]
+    leader, tree = rally.start_leader("a", wrapper=wrapper, child=puppet_command())
+    stranger = int(pid_path.read_text())
+    try:
+        kill(leader.keeper)
+        rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+        leader.terminate()
+        assert leader.wait() == 143
+        assert not is_gone(stranger)
+    finally:
+        os.kill(stranger, signal.SIGKILL)
+
+
+def test_all_signals_blocked_by_the_parent(rally: Rally) -> None:
+    """A blocked mask that we inherited does not reach the child, and TERM reaches us."""
+    script = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+        "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65)); os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    import sys  # noqa: PLC0415
+
+    leader, _ = rally.start_leader(
+        "a", wrapper=[sys.executable, "-c", script], child=puppet_command("--state-note")
+    )
+    assert rally.witness.wait_note("state", "a").data["state"]["blocked"] == []
+    leader.terminate()
+    assert leader.wait() == 143
+
+
+@pytest.mark.parametrize("nice", [0, 5])
+def test_the_childs_priority_is_what_ours_was(rally: Rally, nice: int) -> None:
+    """We are prompt ourselves; the child is scheduled as if we were not there."""
+    leader, tree = rally.start_leader("a", wrapper=["nice", "-n", str(nice)])
+    assert os.getpriority(os.PRIO_PROCESS, tree.main) == nice
+    if os.geteuid() == 0:
+        assert os.getpriority(os.PRIO_PROCESS, leader.keeper) < 0
+
+
+@_ROOT_ONLY
+@pytest.mark.parametrize("policy", ["--batch", "--idle"])
+def test_the_childs_scheduling_policy_is_kept(rally: Rally, policy: str) -> None:
+    """A policy that the user chose is passed on."""
+    _, tree = rally.start_leader("a", wrapper=["chrt", policy, "0"])
+    expected = os.SCHED_BATCH if policy == "--batch" else os.SCHED_IDLE
+    assert os.sched_getscheduler(tree.main) == expected
+
+
+@_ROOT_ONLY
+def test_a_negative_nice_value_without_the_right_to_it(rally: Rally) -> None:
+    """A guardian that was started at -5, and may not set that itself, passes it on."""
+    wrapper = ["nice", "-n", "-5", "setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice"]
+    _, tree = rally.start_leader("a", wrapper=wrapper)
+    assert os.getpriority(os.PRIO_PROCESS, tree.main) == -5
+
+
+@_ROOT_ONLY
+def test_proc_of_another_namespace_is_refused(rally: Rally) -> None:
+    """With a /proc that shows other numbers the tree could not be found: we do not start."""
+    candidate = rally.start("a", wrapper=["unshare", "--pid", "--fork", "--kill-child"])
+    assert candidate.wait() == 2
+    assert "/proc" in candidate.log
+
+
+@_ROOT_ONLY
+def test_a_tree_that_may_not_be_killed_is_never_released(rally: Rally) -> None:
+    """Rule 9: where a kill is refused, the lock is kept, even if then the guardian dies."""
+    rally.timing = ("--lease-duration=60s", "--renew-deadline=40s", "--retry-period=1s")
+    child = puppet_command("--uid", "65534", "--ignore", "TERM")
+    leader, tree = rally.start_leader(
+        "a",
+        "--stop-timeout=200ms",
+        child=child,
+        wrapper=["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"],
+    )
+    rally.start_standby("b").wait_event(f"leader is {leader.identity}")
+    leader.terminate()
+    leader.wait_event("killing the tree without its keeper")
+    guardian, elector = leader.guardian, leader.elector
+    assert not is_gone(guardian)
+    assert rally.witness.running() == [tree]
+    kill(guardian)
+    wait_until(lambda: is_gone(elector), timeout_s=20, what="the elector ends")
+    assert "not given back" in leader.log
+    assert rally.witness.running() == [tree], "nobody else runs while the lease lasts"
+    os.kill(tree.main, signal.SIGKILL)
+    rally.assert_exclusive()
+
+
+def test_a_short_pause_of_the_guardian_costs_nothing(rally: Rally) -> None:
+    """A guardian that slept beyond the renew deadline hears the grants that waited first."""
+    rally.timing = ("--lease-duration=20s", "--renew-deadline=3s", "--retry-period=1s")
+    leader, tree = rally.start_leader("a")
+    renewals = int(tree.run)
+    stop(leader.guardian)
+    lock = rally.directory / "lock"
+    wait_until(
+        lambda: int(lock.read_text().split('"resourceVersion": "')[1].split('"')[0]) > renewals + 4,
+        timeout_s=20,
+        what="renewals that the guardian does not hear of",
+    )
+    os.kill(leader.guardian, signal.SIGCONT)
+    wait_until(lambda: state_of(leader.guardian) != "T", timeout_s=5, what="continued")
+    leader.signal(signal.SIGUSR1)
+    rally.witness.wait_note("signal USR1", "a")
+    rally.assert_exclusive()
+
+
+def test_a_storm_of_forks_does_not_keep_us_from_answering(rally: Rally) -> None:
+    """Processes that fork as fast as they can do not make guardian and keeper look dead."""
+    child = puppet_command("--chains", "60", "--chain-every", "50", "--ignore", "TERM")
+    leader, tree = rally.start_leader("a", "--stop-timeout=500ms", child=child)
+    rally.start_standby("b")
+    guardian = leader.guardian
+    leader.terminate()
+    assert leader.wait() == 137
+    assert is_gone(guardian)
+    assert "is silent" not in leader.log
+    rally.witness.wait_ended(tree)
+    rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+    rally.assert_exclusive()
+
+
+def test_the_elector_writes_to_a_terminal_with_tostop(rally: Rally) -> None:
+    """A background process that logs to such a terminal is not stopped by it."""
+    import pty  # noqa: PLC0415
+    import termios  # noqa: PLC0415
+
+    master, slave = pty.openpty()
+    attributes = termios.tcgetattr(slave)
+    attributes[3] |= termios.TOSTOP
+    termios.tcsetattr(slave, termios.TCSANOW, attributes)
+    leader = rally.make("a", stderr=slave, wrapper=["setsid", "--ctty", "--wait"])
+    leader.stdin = slave
+    leader.start()
+    os.close(slave)
+    os.set_blocking(master, False)
+    (tree,) = rally.witness.wait_running(1, "a", timeout_s=20)
+    assert tree.running
+    guardian = leader.guardian
+    elector = next(p for p in children_of(guardian) if p != leader.keeper)
+    assert state_of(elector) != "T"
+    os.close(master)
