@@ -362,6 +362,8 @@ class Election:
         self._seen: Snapshot | None = None
         self._absent = False
         self._seen_ns = now.boot_ns
+        # A conflict has told that what was seen is no longer so.
+        self._outdated = False
         self._stamp_ns = now.boot_ns
         self._must_read = True
         self._poll_at_ns = now.boot_ns
@@ -502,6 +504,10 @@ class Election:
         before = self._seen
         if snapshot is None:
             self._absent = True
+            if self._outdated:
+                # There was a version that we never saw: count from now, at the latest it was then.
+                self._stamp_ns = self._now.boot_ns
+            self._outdated = False
             return
         if before is not None and before.uid == snapshot.uid and _older(snapshot, before):
             if asked_ns is None or asked_ns < self._seen_ns:
@@ -510,6 +516,7 @@ class Election:
         changed = before is None or before.uid != snapshot.uid or before.record != snapshot.record
         self._seen = snapshot
         self._seen_ns = self._now.boot_ns
+        self._outdated = False
         self._absent = False
         if changed:
             self._stamp_ns = self._now.boot_ns
@@ -594,12 +601,12 @@ class Election:
             raise AssertionError("an acquisition writes a record")
         if call.seen is not None and snapshot.uid != call.seen.uid:
             # The object was deleted while we looked, and the server let the PUT create another.
-            # Who held the deleted one may hold it still: give ours back, keep the old stamp.
+            # Who held the deleted one may hold it still: wait out our own record as all others do.
             self._note("warning", "the lock's object was deleted and created anew by our write")
-            self._hold_off_ns = max(self._hold_off_ns, self._free_at_ns())
-            self._seen, self._absent = snapshot, False
-            if self.state is State.STANDBY:
-                self._start_release()
+            self._hold_off_ns = max(
+                self._hold_off_ns, self._now.boot_ns + self._timing.lease_duration_ns
+            )
+            self._observe(snapshot, call.sent_ns)
             return
         if call.seen is not None and snapshot.version == call.seen.version:
             self._must_read = True  # answered 200, changed nothing
@@ -671,6 +678,7 @@ class Election:
             if call.purpose is _Purpose.ACQUIRE:
                 # Somebody was faster, or our own lost write had landed: the read will tell.
                 self._attempt_open = False
+                self._outdated = True
                 if not call.repeated:
                     # Nothing of ours can have landed: whatever record is there, it is not this.
                     self._claim = None

@@ -114,6 +114,8 @@ class Guardian:
         self._keeper: _Peer | None = None
         # The reading end of the pipe that proves the end of the present tree.
         self._proof_fd: int | None = None
+        # The child's pid and pidfd, once it has been executed.
+        self._child: tuple[int, int] | None = None
         self._taking_over = False
         self._more_to_reap = False
         # Children that were there before us are nobody's tree.
@@ -206,8 +208,14 @@ class Guardian:
             # Its end will be reaped; until then there is nothing to hear.
             self._unregister(peer)
             return
+        # Grants are absolute, so that the newest says all that the older ones do. It goes first:
+        # after a pause of our own, time must not count before the renewals of that time.
+        grants = [message for message, _ in messages if isinstance(message, wire.GrantSent)]
+        for grant in reversed(grants):
+            self._take(grant)
         for message, _ in messages:
-            self._take(message)
+            if not isinstance(message, wire.GrantSent):
+                self._take(message)
 
     def _take(self, message: Message) -> None:
         match message:
@@ -231,6 +239,9 @@ class Guardian:
             case wire.Pong():
                 self._step(tenure.KeeperHeard())
             case wire.ChildStarted(pid=pid):
+                self._drop_child()
+                with contextlib.suppress(OSError):
+                    self._child = (pid, os.pidfd_open(pid))
                 self._log.info("child started", pid=pid, command=self._orders.argv[0])
             case wire.ChildNotStarted(errno=errno):
                 self._not_started(errno)
@@ -345,6 +356,7 @@ class Guardian:
         if self._proof_fd is not None:
             os.close(self._proof_fd)
             self._proof_fd = None
+        self._drop_child()
         self._step(tenure.TreeEnded())
 
     def _unregister(self, peer: _Peer) -> None:
@@ -464,6 +476,7 @@ class Guardian:
             case tenure.SetDeadline(kill_at_ns=kill_at_ns):
                 self._tell_keeper(wire.Deadline(kill_at_ns))
             case tenure.KillTree():
+                self._kill_child()
                 self._tell_keeper(wire.Kill())
             case tenure.PingKeeper():
                 self._tell_keeper(wire.Ping())
@@ -478,6 +491,20 @@ class Guardian:
                 getattr(self._log, level)(event, **fields)
             case _:
                 assert_never(effect)
+
+    def _kill_child(self) -> None:
+        """Kill the child's group in one call: on a starved processor the keeper may be late.
+
+        While the child is alive its number names no other group.
+        """
+        if self._child and not _has_ended(self._child[1]):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child[0], signal.SIGKILL)
+
+    def _drop_child(self) -> None:
+        if self._child:
+            os.close(self._child[1])
+            self._child = None
 
     def _tell_keeper(self, message: Message) -> None:
         if self._keeper:

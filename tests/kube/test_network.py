@@ -150,7 +150,7 @@ def test_a_short_outage_changes_nothing(rally: KubeRally) -> None:
 
 
 def test_a_lost_acquisition_is_recognised(rally: KubeRally) -> None:
-    """When the acquiring write landed and its reply was lost, the candidate finds its own record."""
+    """When the acquiring write landed but its reply was lost, we find our own record."""
     rally.proxied("a")
     rally.proxies["a"].lose_reply(Match(method="POST", times=1))
     rally.start("a", "--id=verbatim")

@@ -22,8 +22,9 @@ def test_two_hundred_busy_children_under_five_percent(rally: Rally, privileged: 
     """A tree of 200 busy processes, with 5 % of a processor for it and for us, stops in time.
 
     Judged by what the child does, not by when the kernel has taken it apart: a killed process runs
-    no more code, but closes its connections only when it is given the time to exit. The README
-    tells how long that was seen to take.
+    no more code, but closes its connections only when it is given the time to exit. Without the
+    right to a better priority nobody of us may be given time either: that it ends at all is then
+    all that is asserted, and the README tells how late that was seen to be.
     """
     rally.timing = ()
     beats = rally.directory / "beats"
@@ -45,5 +46,8 @@ def test_two_hundred_busy_children_under_five_percent(rally: Rally, privileged: 
         assert successor.candidate == "b"
         rally.witness.wait_ended(tree, timeout_s=60)
         last_beat_ns = int(beats.read_text().splitlines()[-1].split()[0])
-        assert tree.started_ns < last_beat_ns < successor.started_ns
+        assert tree.started_ns < last_beat_ns
+        if privileged:
+            assert last_beat_ns < successor.started_ns
+        print(f"after the next began: {(last_beat_ns - successor.started_ns) / 1e9:.3f} s")
         print(f"overlap as the kernel took it apart: {rally.witness.max_overlap_s():.3f} s")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
+import sys
+import termios
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,10 +51,9 @@ def test_all_signals_blocked_by_the_parent(rally: Rally) -> None:
     """A blocked mask that we inherited does not reach the child, and TERM reaches us."""
     script = (
         "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
-        "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65)); os.execvp(sys.argv[1], sys.argv[1:])"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65)); "
+        "os.execvp(sys.argv[1], sys.argv[1:])"
     )
-    import sys  # noqa: PLC0415
-
     leader, _ = rally.start_leader(
         "a", wrapper=[sys.executable, "-c", script], child=puppet_command("--state-note")
     )
@@ -155,9 +157,6 @@ def test_a_storm_of_forks_does_not_keep_us_from_answering(rally: Rally) -> None:
 
 def test_the_elector_writes_to_a_terminal_with_tostop(rally: Rally) -> None:
     """A background process that logs to such a terminal is not stopped by it."""
-    import pty  # noqa: PLC0415
-    import termios  # noqa: PLC0415
-
     master, slave = pty.openpty()
     attributes = termios.tcgetattr(slave)
     attributes[3] |= termios.TOSTOP

@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-pytest.register_assert_rewrite("tests.support.lock_contract")
-
-from leaderexec.locks.file import FileLock  # noqa: E402 - after the rewriting is asked for
-from leaderexec.locks.memory import MemoryLock, MemoryStore  # noqa: E402 - the same
-from tests.support.lock_contract import (  # noqa: E402 - the same
-    FIRST,
-    LockContract,
-    LockFactory,
-    renewed,
-)
+from leaderexec.locks.file import FileLock
+from leaderexec.locks.memory import MemoryLock, MemoryStore
+from tests.support.lock_contract import FIRST, LockContract, LockFactory, renewed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
