@@ -18,6 +18,7 @@ import queue
 import random
 import select
 import signal
+import sys
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, assert_never
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 #: How long opening the lock may take: it imports a large package, perhaps on a starved processor.
 _OPEN_BOUND_NS: Final = 30 * SECOND_NS
+#: How long a thread may keep another waiting: a handover passes through all of them.
+_SWITCH_S: Final = 0.0005
 #: The least that a call is given before the process is ended for it.
 _CALL_BOUND_NS: Final = 5 * SECOND_NS
 
@@ -193,6 +196,7 @@ class Elector:
         log_: Log,
     ) -> None:
         log.quiet_standard_library()
+        sys.setswitchinterval(_SWITCH_S)
         _shrug_off_signals()
         self._log = log_.bind(role="elector")
         self._seat = seat

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import select
+import signal
 import statistics
 import tempfile
 import time
@@ -123,7 +124,9 @@ def measure(rounds: int, idle_s: float) -> None:
             _idle(field, candidates, idle_s)
         finally:
             for candidate in candidates:
-                candidate.kill()
+                if candidate.process.poll() is None:
+                    candidate.terminate()
+                    candidate.wait()
         _starts(field, rounds)
 
 
@@ -138,8 +141,9 @@ def _handovers(field: Field, candidates: list[Candidate], rounds: int) -> None:
         # Everybody has connected, read and opened a watch.
         _let_pass(1.5)
         leader = next(c for c in candidates if pid in c.everything())
+        guardian = leader.guardian
         term_s = time.time()
-        leader.terminate()
+        os.kill(guardian, signal.SIGTERM)
         died_s = _death_s(pid)
         pid, started_s = field.wait_starts(number + 2)
         term_to_exec.append(1000 * (started_s - term_s))
@@ -154,7 +158,7 @@ def _idle(field: Field, candidates: list[Candidate], idle_s: float) -> None:
     pid, _ = field.starts()[-1]
     leader = next(c for c in candidates if pid in c.everything())
     standby = next(c for c in candidates if c is not leader)
-    standby.wait_event("campaigning")
+    _let_pass(5)  # whoever was started last has imported all that it will
     print(f"{'PSS of a standby, all our processes':44} {_pss_mib(standby):8.1f} MiB")
     print(f"{'PSS of a leader, all our processes':44} {_pss_mib(leader):8.1f} MiB")
     user = service_account_user(field.namespace, "bench")
