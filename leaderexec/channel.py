@@ -8,6 +8,7 @@ decoded is dropped and counted: a broken peer must not break this process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -110,10 +111,16 @@ class TreeIsGone:
 
 @dataclass(frozen=True, slots=True)
 class Go:
-    """Start the child unless `stop_at_ns` has passed; kill everything at `kill_at_ns`."""
+    """Start the child unless `stop_at_ns` has passed; kill everything at `kill_at_ns`.
+
+    The rest is what the child is told of its leadership.
+    """
 
     stop_at_ns: int
     kill_at_ns: int
+    namespace: str
+    token: int
+    transitions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +293,11 @@ class Channel:
                 self.garbage += 1
                 for fd in fds:
                     os.close(fd)
+
+    def hang_up(self) -> None:
+        """Let the peer see the end; what it has sent can still be received."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close this end."""

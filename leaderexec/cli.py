@@ -27,7 +27,8 @@ def main() -> NoReturn:
     """Run the command `leaderexec` and exit with its code."""
     linux.hold_standard_descriptors()
     code = run(sys.argv[1:], os.environ.copy())
-    sys.stdout.flush()
+    with contextlib.suppress(AttributeError, OSError):  # closed, or nobody reads it any more
+        sys.stdout.flush()
     # Nothing is left to tidy up, and taking an interpreter apart costs the processor just when the
     # next leader needs it.
     os._exit(code)

@@ -419,8 +419,9 @@ class Election:
                     self._watch = _Watch.OPEN
                     self._watch_forbidden = False
             case WatchSaw(snapshot=snapshot):
-                if self._watch is not _Watch.CLOSED and self.state is State.STANDBY:
-                    self._observe(snapshot)
+                watched = self._watch is not _Watch.CLOSED and self.state is State.STANDBY
+                if watched and self._observe(snapshot):
+                    self._must_read = False  # it says what a read was to find out
             case WatchEnded(failure=failure):
                 self._watch_ended(failure)
             case BeatReturned():
@@ -492,8 +493,8 @@ class Election:
 
     # --- what was seen ---
 
-    def _observe(self, snapshot: Snapshot | None, asked_ns: int | None = None) -> None:
-        """Store what was read, written or watched; stamp it when the record changed.
+    def _observe(self, snapshot: Snapshot | None, asked_ns: int | None = None) -> bool:
+        """Store what was read, written or watched, unless it is old; stamp a changed record.
 
         `asked_ns` is when the call was sent, None for a watch. A watch may lag behind what we have
         seen; the answer to a call that was sent after that may not, whatever its version says.
@@ -508,10 +509,10 @@ class Election:
                 # There was a version that we never saw: count from now, at the latest it was then.
                 self._stamp_ns = self._now.boot_ns
             self._outdated = False
-            return
+            return True
         if before is not None and before.uid == snapshot.uid and _older(snapshot, before):
             if asked_ns is None or asked_ns < self._seen_ns:
-                return
+                return False
             self._note("warning", "the versions of the lock went back", version=snapshot.version)
         changed = before is None or before.uid != snapshot.uid or before.record != snapshot.record
         self._seen = snapshot
@@ -527,6 +528,7 @@ class Election:
                 self._note("info", f"leader is {holder}", leader=holder)
                 self._effects.append(SendStanding(holder, "held by another candidate"))
                 self._stood = True
+        return True
 
     def _free_at_ns(self) -> int:
         """When the lock may be taken, as far as has been seen."""
@@ -675,6 +677,9 @@ class Election:
         if kind is FailureKind.CONFLICT:
             self._must_read = True
             self._poll_at_ns = self._now.boot_ns
+            if self._watch is _Watch.OPEN and not call.on_expiry:
+                # Whoever was faster needs the server now; the watch is about to tell who it is.
+                self._poll_at_ns += self._timing.retry_period_ns // 4
             if call.purpose is _Purpose.ACQUIRE:
                 # Somebody was faster, or our own lost write had landed: the read will tell.
                 self._attempt_open = False

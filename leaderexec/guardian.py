@@ -112,6 +112,8 @@ class Guardian:
         self._elector: _Peer | None = None
         self._elector_generation = 0
         self._keeper: _Peer | None = None
+        # A keeper that waits for its first order, and the reading end of its pipe.
+        self._spare: tuple[_Peer, int] | None = None
         # The reading end of the pipe that proves the end of the present tree.
         self._proof_fd: int | None = None
         # The child's pid and pidfd, once it has been executed.
@@ -167,6 +169,8 @@ class Guardian:
             if self._taking_over:
                 self._sweep()
             self._step(tenure.Woke())
+            if self._spare is None and self._tenure.state is tenure.State.IDLE:
+                self._fork_keeper()
         self._leave()
         return self._exit_code
 
@@ -302,6 +306,8 @@ class Guardian:
                 self._elector_ended()
             elif self._keeper and pid == self._keeper.pid:
                 self._keeper_ended(status)
+            elif self._spare and pid == self._spare[0].pid:
+                self._drop_spare()
 
     def _elector_ended(self) -> None:
         elector = self._elector
@@ -382,16 +388,18 @@ class Guardian:
         self._elector = _Peer(pid, ours)
         self._poll.register(ours.fileno(), select.POLLIN)
 
-    def _fork_keeper(self, effect: tenure.StartTree) -> None:
+    def _fork_keeper(self) -> None:
+        """Fork a keeper ahead of its use: a handover should not wait for it."""
         ours, theirs = wire.pair()
-        spec = self._child_spec(effect.grant)
-        self._proof_fd, proof_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        reading_fd, proof_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             pid = os.fork()
         except OSError as error:
-            self._log.error("cannot fork the keeper", error=str(error))
-            os.close(proof_fd)
-            self._tree_ended()
+            self._log.error("cannot fork a keeper", error=str(error))
+            for fd in (reading_fd, proof_fd):
+                os.close(fd)
+            ours.close()
+            theirs.close()
             return
         if pid == 0:
             ours.close()
@@ -402,7 +410,7 @@ class Guardian:
                     channel=theirs,
                     guardian_pidfd=self._pidfd,
                     proof_fd=proof_fd,
-                    spec=spec,
+                    spec=self._child_spec(),
                     log=self._log.bind(role="keeper"),
                 ).run()
 
@@ -411,15 +419,40 @@ class Guardian:
         os.close(proof_fd)
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
-        self._keeper = _Peer(pid, ours)
-        self._poll.register(ours.fileno(), select.POLLIN)
+        self._spare = (_Peer(pid, ours), reading_fd)
+
+    def _drop_spare(self) -> None:
+        if self._spare:
+            keeper, reading_fd = self._spare
+            keeper.close()
+            os.close(reading_fd)
+            self._spare = None
+
+    def _start_tree(self, effect: tenure.StartTree) -> None:
+        if self._spare is None:
+            self._fork_keeper()
+        if self._spare is None:
+            self._tree_ended()
+            return
+        self._keeper, self._proof_fd = self._spare
+        self._spare = None
+        channel = self._keeper.channel
+        self._poll.register(channel.fileno(), select.POLLIN)
         # An elector that does not know the keeper could give the lock back while it lives.
         if self._elector and self._elector.channel.send(wire.KeeperForked(), self._proof_fd):
-            ours.send(wire.Go(effect.stop_at_ns, effect.kill_at_ns))
+            grant = effect.grant
+            channel.send(
+                wire.Go(
+                    effect.stop_at_ns,
+                    effect.kill_at_ns,
+                    self._namespace,
+                    grant.token,
+                    grant.claim.transitions,
+                )
+            )
         else:
             self._log.warning("child not started: the elector does not listen")
-            self._unregister(self._keeper)
-            self._keeper.channel.close()
+            channel.hang_up()
 
     def _forked(self, name: str, body: Callable[[], None]) -> NoReturn:
         """Run a forked process's life, in a process group of its own, and never return."""
@@ -430,7 +463,7 @@ class Guardian:
             linux.be_prompt()
             self._signals.close()
             self._timer.close()
-            for peer in (self._elector, self._keeper):
+            for peer in (self._elector, self._keeper, self._spare and self._spare[0]):
                 if peer:
                     peer.channel.close()
             body()
@@ -442,7 +475,7 @@ class Guardian:
         finally:
             os._exit(code)
 
-    def _child_spec(self, grant: Grant) -> ChildSpec:
+    def _child_spec(self) -> ChildSpec:
         return ChildSpec(
             path=self._orders.path,
             argv=self._orders.argv,
@@ -450,10 +483,7 @@ class Guardian:
                 # A variable without a name could not be passed on by exec.
                 **{name: value for name, value in self._orders.environ.items() if name},
                 "LEADER_ELECTION": self._orders.election,
-                "LEADER_NAMESPACE": self._namespace,
                 "LEADER_IDENTITY": self._orders.identity,
-                "LEADER_FENCING_TOKEN": str(grant.token),
-                "LEADER_TRANSITIONS": str(grant.claim.transitions),
             },
             nice=self._nice,
             no_new_privs=os.geteuid() != 0,
@@ -470,7 +500,7 @@ class Guardian:
                 if self._elector:
                     self._elector.kill()
             case tenure.StartTree():
-                self._fork_keeper(effect)
+                self._start_tree(effect)
             case tenure.SignalTree(signum=signum, scope=scope, stop=stop):
                 self._tell_keeper(wire.Signal(signum, scope.value, stop))
             case tenure.SetDeadline(kill_at_ns=kill_at_ns):

@@ -59,7 +59,7 @@ _TOO_LATE: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """What to execute: `path` with `argv` and `env`.
+    """What to execute: `path` with `argv` and `env`, to which the leadership's is added.
 
     `nice` is the priority that we were started with. `no_new_privs` keeps setuid programs from
     escaping our signals. `terminal_of` is the process group that has the terminal on standard input
@@ -77,6 +77,7 @@ class ChildSpec:
 class Keeper:
     """The life of one keeper, from a fork of the guardian to ECHILD.
 
+    It is forked ahead, while the guardian stands by, and waits for `Go`.
     `channel` leads to the guardian, whose death `guardian_pidfd` tells. `proof_fd` is the only
     writing end of a pipe: a byte in it proves that no process of the tree is left, while its end
     without a byte proves only that the keeper is dead. All signals are blocked.
@@ -137,10 +138,10 @@ class Keeper:
 
     def _take(self, message: Message) -> None:
         match message:
-            case Go(stop_at_ns=stop_at_ns, kill_at_ns=kill_at_ns):
-                self._timer.set(kill_at_ns)
+            case Go():
+                self._timer.set(message.kill_at_ns)
                 if not self._child:
-                    self._start(stop_at_ns)
+                    self._start(message)
             case Deadline(kill_at_ns=kill_at_ns):
                 self._timer.set(kill_at_ns)
             case Signal():
@@ -175,7 +176,7 @@ class Keeper:
 
     # --- the child ---
 
-    def _start(self, stop_at_ns: int) -> None:
+    def _start(self, go: Go) -> None:
         error_fd, child_error_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         keeper = os.getpid()
         try:
@@ -187,7 +188,7 @@ class Keeper:
             self._killing = True  # nothing to kill: this ends the keeper
             return
         if pid == 0:
-            _become_child(self._spec, keeper, stop_at_ns, child_error_fd)
+            _become_child(self._spec, go, keeper, child_error_fd)
         os.close(child_error_fd)
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)  # the child does so too: whoever comes first
@@ -247,7 +248,7 @@ class Keeper:
             killed = targets
 
 
-def _become_child(spec: ChildSpec, keeper: int, stop_at_ns: int, error_fd: int) -> NoReturn:
+def _become_child(spec: ChildSpec, go: Go, keeper: int, error_fd: int) -> NoReturn:
     """Turn the forked process into the command. All signals are still blocked."""
     errno = 0
     try:
@@ -258,16 +259,22 @@ def _become_child(spec: ChildSpec, keeper: int, stop_at_ns: int, error_fd: int) 
         linux.be_ordinary(spec.nice)
         if spec.no_new_privs:
             linux.refuse_new_privileges()
+        env = {
+            **spec.env,
+            "LEADER_NAMESPACE": go.namespace,
+            "LEADER_FENCING_TOKEN": str(go.token),
+            "LEADER_TRANSITIONS": str(go.transitions),
+        }
         # Python ignores these two, and handles the interrupt in a way that exec would lose.
         for signum in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(signum, signal.SIG_DFL)
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        if linux.boottime_ns() >= stop_at_ns:
+        if linux.boottime_ns() >= go.stop_at_ns:
             errno = _TOO_LATE
         else:
-            os.execve(spec.path, spec.argv, spec.env)
+            os.execve(spec.path, spec.argv, env)
     except OSError as error:
         errno = error.errno or EINVAL
     except ValueError:  # an argument or a variable that exec cannot take

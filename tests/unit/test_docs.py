@@ -197,8 +197,9 @@ def test_messages_in_the_sequences_exist() -> None:
 
 
 def test_variables_of_the_child_are_documented() -> None:
-    """The README's table of variables has those that the guardian adds, and no others."""
-    added = set(re.findall(r'"(LEADER_\w+)":', read("leaderexec/guardian.py")))
+    """The README's table of variables has those that guardian and keeper add, and no others."""
+    code = read("leaderexec/guardian.py") + read("leaderexec/keeper.py")
+    added = set(re.findall(r'"(LEADER_\w+)":', code))
     documented = set(re.findall(r"^\| `(LEADER_\w+)`", read("README.md"), re.MULTILINE))
     assert added == documented
     assert len(added) == 5
