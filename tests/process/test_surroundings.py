@@ -136,7 +136,9 @@ def test_a_short_pause_of_the_guardian_costs_nothing(rally: Rally) -> None:
     As PID 1, since elsewhere its elector would have killed it for its silence.
     """
     rally.timing = ("--lease-duration=20s", "--renew-deadline=3s", "--retry-period=1s")
-    leader, tree = rally.start_leader("a", wrapper=in_pid_namespace())
+    leader, tree = rally.start_leader(
+        "a", wrapper=in_pid_namespace(), child=puppet_command("--ignore", "USR2")
+    )
     guardian = leader.guardian
     stop(guardian)
     leader.wait_event("the guardian is silent: no more renewals, killing it")
