@@ -23,6 +23,7 @@ from tests.support.candidates import (
     stop,
 )
 from tests.support.wait import wait_until
+from tests.support.witness import now_ns
 
 if TYPE_CHECKING:
     from tests.support.rally import Rally
@@ -41,12 +42,14 @@ class FaultSuite:
         """The elector is killed ten times over three leases: the same child runs throughout."""
         leader, tree = rally.start_leader("a")
         rally.start_standby("b")
-        for _ in range(10):
+        began_ns = now_ns()
+        for number in range(1, 11):
             elector = leader.elector
-            seen = len(leader.events("resumed leadership"))
             kill(elector)
-            leader.wait_event("resumed leadership", count=seen + 1, timeout_s=TAKEOVER_S)
+            leader.wait_event("resumed leadership", count=number, timeout_s=TAKEOVER_S)
             assert leader.elector != elector
+            due_ns = began_ns + int(number * 0.3e9 * rally.lease_s)
+            wait_until(lambda t=due_ns: now_ns() >= t, timeout_s=30, what="a third of a lease")  # type: ignore[misc]
         assert rally.witness.running() == [tree]
         leader.terminate()
         assert rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S).candidate == "b"

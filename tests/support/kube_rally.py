@@ -38,6 +38,7 @@ class KubeRally(Rally):
         self.account = "candidate"
         self.lock = ("--election=x",)
         self.timing = BRISK
+        self.lease_s = BRISK_LEASE_S
         self.proxies: dict[str, Proxy] = {}
         self._stack = contextlib.ExitStack()
         plane.service_account(namespace, self.account)

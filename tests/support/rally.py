@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from tests.support.candidates import FAST, Candidate, puppet_command
+from tests.support.candidates import FAST, FAST_LEASE_S, Candidate, puppet_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +28,8 @@ class Rally:
         self.directory = directory
         self.lock: Sequence[str] = ("--election=x", f"--lock=file:{directory / 'lock'}")
         self.timing: Sequence[str] = FAST
+        #: The lease duration of that timing.
+        self.lease_s = FAST_LEASE_S
         self.candidates: dict[str, Candidate] = {}
 
     def __enter__(self) -> Self:

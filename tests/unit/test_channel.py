@@ -1,0 +1,128 @@
+"""Messages between the processes: what is sent arrives, what is not ours does no harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leaderexec import channel
+from leaderexec.channel import Channel, ChannelClosed, Message, Undecodable
+
+_EXAMPLES: list[Message] = [
+    channel.Opened("lease ns/x", "ns"),
+    channel.GrantSent(1, 2, "uid", "me", None, 3, 4, 5),
+    channel.ReleasedSent(1, None, "released", retired=True),
+    channel.Go(1, 2, "ns", 3, 4),
+    channel.Signal(15, "child", stop=True),
+    channel.ChildNotStarted(None),
+    channel.Kill(),
+]
+
+
+@pytest.mark.parametrize("message", _EXAMPLES, ids=lambda m: type(m).__name__)
+def test_what_is_encoded_is_decoded(message: Message) -> None:
+    """Every field survives, whatever is None or empty."""
+    assert channel.decode(channel.encode(message)) == message
+
+
+@settings(max_examples=2000)
+@given(st.binary(max_size=200))
+def test_garbage_is_undecodable_and_nothing_worse(data: bytes) -> None:
+    """Arbitrary bytes raise one error."""
+    with pytest.raises(Undecodable):
+        channel.decode(data)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=2000)
+@given(st.sampled_from(sorted(channel._TYPES)), st.lists(_JSON, max_size=9))
+def test_a_message_with_wrong_fields_is_undecodable(name: str, values: list[object]) -> None:
+    """A known name with fields of other types or number is refused, or is a true message."""
+    data = json.dumps([name, *values]).encode()
+    try:
+        message = channel.decode(data)
+    except Undecodable:
+        return
+    assert channel.decode(channel.encode(message)) == message
+
+
+def test_a_channel_carries_messages_and_a_descriptor() -> None:
+    """Order and boundaries are kept; a descriptor arrives closed on exec."""
+    left, right = channel.pair()
+    reading, writing = os.pipe()
+    assert left.send(channel.Ping())
+    assert left.send(channel.KeeperForked(), reading)
+    (first, none), (second, fd) = right.receive()
+    assert (first, none, second) == (channel.Ping(), None, channel.KeeperForked())
+    assert fd is not None
+    assert not os.get_inheritable(fd)
+    os.write(writing, b"x")
+    assert os.read(fd, 1) == b"x"
+    for each in (reading, writing, fd):
+        os.close(each)
+    left.close()
+    right.close()
+
+
+def test_garbage_on_the_channel_is_counted_and_passed_over() -> None:
+    """A broken peer does not break this process, and leaks no descriptor into it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    right = Channel(theirs)
+    before = len(os.listdir("/proc/self/fd"))
+    socket.send_fds(ours, [b"nonsense"], [0])
+    ours.send(channel.encode(channel.Pong()))
+    assert right.receive() == [(channel.Pong(), None)]
+    assert right.garbage == 1
+    assert len(os.listdir("/proc/self/fd")) == before
+    ours.close()
+    right.close()
+
+
+def test_a_reader_that_does_not_read_blocks_nobody() -> None:
+    """A full socket makes send say no, at once."""
+    left, right = channel.pair()
+    sent = 0
+    while left.send(channel.Ping()):
+        sent += 1
+        assert sent < 100_000
+    assert len(right.receive()) == sent
+    left.close()
+    right.close()
+
+
+def test_what_was_sent_before_the_end_arrives() -> None:
+    """A peer that dies with unread messages of ours has still said what it said."""
+    left, right = channel.pair()
+    left.send(channel.Kill())
+    right.send(channel.ChildStatus(0))
+    right.close()
+    assert left.receive() == [(channel.ChildStatus(0), None)]
+    with pytest.raises(ChannelClosed):
+        left.receive()
+    assert not left.send(channel.Kill())
+    left.close()
+
+
+def test_hanging_up_is_heard() -> None:
+    """The peer sees the end without the channel being closed here."""
+    left, right = channel.pair()
+    left.hang_up()
+    ready = select.poll()
+    ready.register(right.fileno(), select.POLLIN)
+    assert ready.poll(1000)
+    with pytest.raises(ChannelClosed):
+        right.receive()
+    left.close()
+    right.close()

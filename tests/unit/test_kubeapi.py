@@ -1,0 +1,151 @@
+"""The way to the API without one: imports, answers, reasons."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from leaderexec.locks import kubeapi
+from leaderexec.locks.base import Forbidden, Unavailable
+from leaderexec.locks.lease import LeaseLock
+from tests.support.candidates import ROOT
+
+_IMPORT = """
+import json, sys
+from leaderexec.locks import kubeapi
+{before}
+modules = kubeapi._import_kubernetes(slim={slim})
+print(json.dumps([
+    modules.configuration_class.__module__,
+    modules.rest_client_class.__module__,
+    modules.load_incluster_config.__module__,
+    "kubernetes.client.models" in sys.modules,
+    len(sys.modules),
+]))
+"""
+
+
+def _import(*, slim: bool, before: str = "") -> list[Any]:
+    script = _IMPORT.format(slim=slim, before=before)
+    output = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True)
+    found: list[Any] = json.loads(output)
+    return found
+
+
+def test_in_a_cluster_only_what_is_needed_is_imported() -> None:
+    """The slim import finds the same classes as the whole, without the models of every API."""
+    slim, whole = _import(slim=True), _import(slim=False)
+    assert slim[:3] == whole[:3]
+    assert not slim[3]
+    assert slim[4] < whole[4]
+
+
+def test_a_release_that_does_not_stand_the_slim_import_is_imported_whole() -> None:
+    """Should the slim import fail in whatever way, the whole package serves."""
+    before = (
+        "original = kubeapi._import_slim\n"
+        "def broken():\n"
+        "    original()\n"
+        "    raise AttributeError('moved')\n"
+        "kubeapi._import_slim = broken\n"
+    )
+    fallback, whole = _import(slim=True, before=before), _import(slim=False)
+    assert fallback[:4] == whole[:4]
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("3", 3.0),
+        ("0", 0.0),
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("nan", None),
+        ("1e9", None),
+    ],
+)
+def test_retry_after(header: str, expected: float | None) -> None:
+    """Seconds are understood; a date, nonsense and more than an hour are not a wish."""
+    answer = kubeapi._answer(429, {"Retry-After": header}, b"{}", "read it")
+    assert answer.retry_after_s == expected
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense", b"[]", b"3", b"\xff\xfe", b"[" * 100_000])
+def test_an_answer_that_is_no_object_is_no_answer(data: bytes) -> None:
+    """A success without an object tells nothing about whether a write landed."""
+    with pytest.raises(Unavailable, match="cannot read it"):
+        kubeapi._answer(200, {}, data, "read it")
+
+
+def test_an_error_that_is_no_object_keeps_its_status() -> None:
+    """What a proxy says in its own words is told, and its status counts."""
+    answer = kubeapi._answer(502, {}, b"<html>bad gateway</html>", "read it")
+    assert answer.status == 502
+    assert "bad gateway" in answer.message
+
+
+def test_the_innermost_reason_is_told() -> None:
+    """The layers around a refused connection are not."""
+    inner = ConnectionRefusedError(111, "Connection refused")
+    outer = RuntimeError("HTTPSConnectionPool(...): failed")
+    outer.__cause__ = inner
+    assert kubeapi._reason(outer) == "ConnectionRefusedError: [Errno 111] Connection refused"
+
+
+class _Refusing:
+    """An API that answers everything with one status."""
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        self._answer = kubeapi.Answer(status, body, None)
+
+    def call(self, *_: object, **__: object) -> kubeapi.Answer:
+        return self._answer
+
+
+def test_a_missing_right_is_named() -> None:
+    """A 403 says which verb on which resource the role lacks."""
+    api: Any = _Refusing(403, {"message": "no"})
+    with pytest.raises(Forbidden, match=r"verb 'get' on resource 'leases'.*resourceNames \[x\]"):
+        LeaseLock(api, "ns", "x").read(1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"kind": "Lease"},
+        {"kind": "Lease", "metadata": {"uid": 3, "resourceVersion": "1"}},
+        {"kind": "Lease", "metadata": {"uid": "u", "resourceVersion": "abc"}},
+        {"kind": "Pod", "metadata": {"uid": "u", "resourceVersion": "1"}},
+        {
+            "kind": "Lease",
+            "metadata": {"uid": "u", "resourceVersion": "1"},
+            "spec": {"holderIdentity": 7},
+        },
+        {
+            "kind": "Lease",
+            "metadata": {"uid": "u", "resourceVersion": "1"},
+            "spec": {"renewTime": "yesterday"},
+        },
+        {"kind": "Lease", "metadata": {"uid": "u", "resourceVersion": "1"}, "spec": [1]},
+    ],
+)
+def test_an_object_that_is_no_lease_is_no_answer(body: dict[str, Any]) -> None:
+    """Whatever a server sends, it is a Lease as we know it or nothing."""
+    api: Any = _Refusing(200, body)
+    with pytest.raises(Unavailable, match="cannot read lease ns/x"):
+        LeaseLock(api, "ns", "x").read(1)
+
+
+def test_only_kubernetes_locks_know_the_package() -> None:
+    """Guardian and keeper never import it: they are forked before, and stay small."""
+    script = (
+        "import sys, leaderexec.cli; print('kubernetes' in sys.modules, 'psutil' in sys.modules)"
+    )
+    output = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True)
+    assert output.split() == ["False", "False"]
