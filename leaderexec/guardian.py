@@ -114,6 +114,7 @@ class Guardian:
         self._keeper: _Peer | None = None
         # A keeper that waits for its first order, and the reading end of its pipe.
         self._spare: tuple[_Peer, int] | None = None
+        self._spare_from_ns = 0
         # The reading end of the pipe that proves the end of the present tree.
         self._proof_fd: int | None = None
         # The child's pid and pidfd, once it has been executed.
@@ -169,8 +170,7 @@ class Guardian:
             if self._taking_over:
                 self._sweep()
             self._step(tenure.Woke())
-            if self._spare is None and self._tenure.state is tenure.State.IDLE:
-                self._fork_keeper()
+            self._keep_spare()
         self._leave()
         return self._exit_code
 
@@ -420,6 +420,14 @@ class Guardian:
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
         self._spare = (_Peer(pid, ours), reading_fd)
+
+    def _keep_spare(self) -> None:
+        """See to it that a keeper waits while we stand by; one that dies is no hurry."""
+        now_ns = linux.boottime_ns()
+        idle = self._tenure.state is tenure.State.IDLE
+        if idle and self._spare is None and now_ns >= self._spare_from_ns:
+            self._spare_from_ns = now_ns + SECOND_NS
+            self._fork_keeper()
 
     def _drop_spare(self) -> None:
         if self._spare:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.candidates import in_pid_namespace, puppet_command, resume, state_of, stop
-from tests.support.fault_suite import STUBBORN, TAKEOVER_S, FaultSuite
+from tests.support.fault_suite import STUBBORN, TAKEOVER_S, FaultSuite, stop_elector
 from tests.support.wait import wait_until
 from tests.support.witness import now_ns
 
@@ -31,10 +31,13 @@ def test_stopped_for_forty_seconds_with_the_default_timing(rally: KubeRally, par
     )
     rally.start_standby("b")
     victim = leader.elector if part == "elector" else leader.guardian
-    stop(victim)
     stopped_ns = now_ns()
-    rally.witness.wait_ended(tree, timeout_s=20)
-    rally.witness.wait_successor(tree, timeout_s=60)
+    if part == "elector":
+        stop_elector(rally, leader, tree, 60)
+    else:
+        stop(victim)
+        rally.witness.wait_ended(tree, timeout_s=20)
+        rally.witness.wait_successor(tree, timeout_s=60)
     wait_until(
         lambda: now_ns() - stopped_ns > 40 * 10**9, timeout_s=45, what="forty seconds are over"
     )

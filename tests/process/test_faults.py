@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from tests.support.candidates import puppet_command, stop
+from tests.support.candidates import kill, puppet_command
 from tests.support.fault_suite import TAKEOVER_S, FaultSuite
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def test_a_log_that_nobody_reads_blocks_nothing(rally: Rally) -> None:
     leader = rally.start("a", stderr=write_fd)
     (tree,) = rally.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
     rally.start_standby("b")
-    stop(leader.elector)  # makes the guardian log, kill and log again
+    kill(leader.keeper)  # makes the guardian log, kill and log again
     rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
     rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
     leader.terminate()
