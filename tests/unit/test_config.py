@@ -53,7 +53,7 @@ TOKEN = f"{SERVICE_ACCOUNT}/token"
 NAMESPACE_FILE = f"{SERVICE_ACCOUNT}/namespace"
 #: Shared machines pause at will; nothing here is about speed.
 unhurried = settings(deadline=None)
-DIRECTORIES = ("/", "/run", "/work", "/work/sub")
+DIRECTORIES = ("/", "/run", "/srv", "/srv/sub")
 
 
 def machine(
@@ -72,7 +72,7 @@ def machine(
     return Host(
         hostname=lambda: hostname,
         random_bytes=lambda count: bytes(range(count)),
-        current_directory=lambda: "/work",
+        current_directory=lambda: "/srv",
         is_directory=lambda path: path in DIRECTORIES,
         read_text=present.get,
         file_problem=file_problem,
@@ -294,7 +294,7 @@ def test_every_option_is_also_a_variable() -> None:
         "LEADEREXEC_LOG_FORMAT": "json",
         "LEADEREXEC_LOG_LEVEL": "DEBUG",
     }
-    parsed = config(env=values, host=machine({"/work/kc": ""}), election=None)
+    parsed = config(env=values, host=machine({"/srv/kc": ""}), election=None)
     assert parsed == Config(
         election="y",
         namespace="ns",
@@ -307,7 +307,7 @@ def test_every_option_is_also_a_variable() -> None:
         on_loss=OnLoss.EXIT,
         campaign_timeout_ns=0,
         signal_group=True,
-        kubeconfig="/work/kc",
+        kubeconfig="/srv/kc",
         context="prod",
         in_cluster=False,
         log_format=LogFormat.JSON,
@@ -860,9 +860,9 @@ def test_generated_identities_differ() -> None:
     ("path", "absolute"),
     [
         ("/run/l", "/run/l"),
-        ("l", "/work/l"),
-        ("./l", "/work/l"),
-        ("sub//l", "/work/sub/l"),
+        ("l", "/srv/l"),
+        ("./l", "/srv/l"),
+        ("sub//l", "/srv/sub/l"),
         ("/run/a:b", "/run/a:b"),
     ],
 )
@@ -937,15 +937,15 @@ def test_context_needs_a_kubeconfig() -> None:
 
 def test_list_in_kubeconfig_variable() -> None:
     """KUBECONFIG may list several files, of which those that exist are used."""
-    host = machine({"/a": "", "/work/b": "", TOKEN: ""})
-    assert config(env={"KUBECONFIG": "/a::b:/none"}, host=host).kubeconfig == "/a:/work/b"
+    host = machine({"/a": "", "/srv/b": "", TOKEN: ""})
+    assert config(env={"KUBECONFIG": "/a::b:/none"}, host=host).kubeconfig == "/a:/srv/b"
     assert config(env={"KUBECONFIG": ":"}, host=host).in_cluster is True
 
 
 def test_kubeconfig_variable_without_any_file() -> None:
     """A KUBECONFIG that leads nowhere is refused instead of electing in another cluster."""
     assert complaint(env={"KUBECONFIG": "/none:n"}) == (
-        f"KUBECONFIG=/none:n: {MISSING} (/none, /work/n); accepted: a readable kubeconfig file, or "
+        f"KUBECONFIG=/none:n: {MISSING} (/none, /srv/n); accepted: a readable kubeconfig file, or "
         "several with ':' between them of which at least one exists"
     )
 
