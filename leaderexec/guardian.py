@@ -4,8 +4,8 @@ The guardian forks the elector and, for each run of the child, a keeper. It has 
 no network, so that nothing but the kernel can delay it: PID 1 in a container. Every signal is
 blocked for its whole life and read from a descriptor.
 
-Races it guards: a keeper is known to the elector (the pipe that will prove
-its tree dead is sent) before it may start anything,
+Races it guards: a keeper is known to the elector (the pipe that will prove its tree
+dead is sent) before it may start anything,
 so that an elector which outlives us waits for it; what a dead keeper leaves falls to us, because
 we are a subreaper ourselves, and is killed before anything else is believed. Nothing here loops
 for as long as a tree pleases: whatever it does, the elector is answered and the deadline kept.
@@ -24,7 +24,7 @@ from leaderexec import channel as wire
 from leaderexec import exits, linux, log, tenure
 from leaderexec.channel import Channel, ChannelClosed, Message
 from leaderexec.keeper import ChildSpec, Keeper
-from leaderexec.model import SECOND_NS, Claim, Grant, Timing, Token
+from leaderexec.model import SECOND_NS, Claim, Grant, Timing, Token, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -265,11 +265,11 @@ class Guardian:
             election=self._orders.election,
             identity=self._orders.identity,
             lock=lock,
-            lease_duration=f"{timing.lease_duration_s}s",
-            renew_deadline=_seconds(timing.renew_deadline_ns),
-            retry_period=_seconds(timing.retry_period_ns),
-            grace_on_loss=_seconds(timing.grace_on_loss_ns),
-            stop_timeout=_seconds(self._orders.stop_timeout_ns),
+            lease_duration=seconds(timing.lease_duration_ns),
+            renew_deadline=seconds(timing.renew_deadline_ns),
+            retry_period=seconds(timing.retry_period_ns),
+            grace_on_loss=seconds(timing.grace_on_loss_ns),
+            stop_timeout=seconds(self._orders.stop_timeout_ns),
         )
 
     def _refused(self, text: str) -> None:
@@ -597,10 +597,6 @@ def _grant(message: wire.GrantSent) -> Grant:
         renewed_at_ns=message.renewed_at_ns,
         expires_at_ns=message.expires_at_ns,
     )
-
-
-def _seconds(duration_ns: int) -> str:
-    return f"{duration_ns / SECOND_NS:g}s"
 
 
 def _has_ended(pidfd: int) -> bool:
