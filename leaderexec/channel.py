@@ -1,4 +1,4 @@
-"""Messages between guardian, elector and keeper, over one socketpair for each two of them.
+"""Messages between guardian, elector, keeper and server, over socketpairs.
 
 Owns their encoding and nothing of their meaning. A SOCK_SEQPACKET socket keeps message
 boundaries, so that a writer which dies in the middle leaves no half message; it is non-blocking
@@ -106,6 +106,69 @@ class TreeIsGone:
     retire: bool
 
 
+# --- elector and guardian to server ---
+# What is told is absolute, totals included, so that a message that was lost is mended by the next.
+
+
+@dataclass(frozen=True, slots=True)
+class LockIs:
+    """What the elector knows of the lock.
+
+    `holder` is empty when there is none or it is not known; it is to be believed until
+    `until_ns`, and has been so since `since_us` on the wall clock. `slow_renewals` counts renewals
+    that needed a read first.
+    """
+
+    generation: int
+    holder: str
+    until_ns: int
+    since_us: int
+    lease_duration_s: int
+    transitions: int
+    slow_renewals: int
+    lines_dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallTook:
+    """A call to the lock has ended: what for, how (`ok` or the kind of failure), after how long."""
+
+    purpose: str
+    outcome: str
+    took_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class TenureIs:
+    """What the guardian has: its state (`tenure.State`), its elector, its tree.
+
+    While there is a grant, `token` is its leadership and `renew_by_ns` the instant at which
+    leading is over unless another comes. `keeper_pid` is the root of the tree.
+    """
+
+    state: str
+    elector_is_alive: bool
+    lock: str
+    namespace: str
+    token: int | None
+    transitions: int | None
+    renew_by_ns: int | None
+    keeper_pid: int | None
+    child_pid: int | None
+    grants: int
+    leaderships: int
+    child_starts: int
+    elector_starts: int
+    lines_dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildExited:
+    """A child has ended, with what a shell would report."""
+
+    exit_code: int
+
+
 # --- guardian to keeper ---
 
 
@@ -189,6 +252,10 @@ Message = (
     | BeatAnswered
     | KeeperForked
     | TreeIsGone
+    | LockIs
+    | CallTook
+    | TenureIs
+    | ChildExited
     | Go
     | Deadline
     | Signal

@@ -127,13 +127,15 @@ class Snapshot:
     """One version of the lock's object as it was read or written.
 
     `uid` differs between an object and its successor after a deletion, `version` between any two
-    writes (opaque, but its integer orders leaderships). `origin` is the lock's own: the whole
-    object, so that a write preserves what it does not know.
+    writes (opaque, but its integer orders leaderships). `successor` is the standby that is next in
+    line, empty when none is named, None for a lock that keeps no such thing. `origin` is the
+    lock's own: the whole object, so that a write preserves what it does not know.
     """
 
     record: Record
     uid: str
     version: str
+    successor: str | None = None
     origin: object = field(default=None, compare=False, repr=False)
 
 

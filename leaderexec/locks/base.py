@@ -67,10 +67,17 @@ class Lock(ABC):
     def update(self, record: Record, seen: Snapshot, timeout_s: float) -> Snapshot:
         """Replace `seen` by `record`, preserving whatever else the object carries.
 
-        Raise Conflict when the object is no longer at `seen.version`, or has another uid, and
-        Absent when there is none. The returned uid tells a caller that a server created a new
-        object nevertheless.
+        A record that makes another candidate the holder leaves no successor named. Raise Conflict
+        when the object is no longer at `seen.version`, or has another uid, and Absent when there
+        is none. The returned uid tells a caller that a server created a new object nevertheless.
         """
+
+    def name_successor(self, successor: str, seen: Snapshot, timeout_s: float) -> Snapshot:
+        """Note in the object at `seen` who is next in line; its record stays as it is.
+
+        Raises as `update` does. Never asked of a lock whose snapshots say None for the successor.
+        """
+        raise NotImplementedError(f"{self.description} keeps no successor {successor!r}")
 
     @abstractmethod
     def watch(self, since: Snapshot | None) -> Iterator[Snapshot | None]:
