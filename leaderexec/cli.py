@@ -8,19 +8,28 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from leaderexec import __version__, config, exits, linux, log, tenure
+from leaderexec.config import AnnotatedKind, AnnotationLockSpec, FileLockSpec, LeaseLockSpec
 from leaderexec.elector import Candidacy, Elector, LockRefused
-from leaderexec.guardian import KEEPER_NAME, ElectorSeat, Guardian, Orders
+from leaderexec.guardian import KEEPER_NAME, ElectorSeat, Guardian, Orders, Service
+from leaderexec.model import SECOND_US, LockTraits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from leaderexec.config import Config
+    from leaderexec.config import Config, HttpSpec
+    from leaderexec.guardian import ServerSeat
     from leaderexec.locks.base import Lock
+    from leaderexec.locks.kubeobject import KubernetesLock
     from leaderexec.log import Log
+
+#: How many clients may wait to be accepted, above all while a server starts.
+_BACKLOG: Final = 128
 
 
 def main() -> NoReturn:
@@ -50,8 +59,11 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
                 "/proc: it shows another PID namespace, where processes have other numbers; "
                 "accepted: a /proc mounted inside, as by unshare --mount-proc"
             )
-        path = config.resolve_command(parsed.command[0], environ.get("PATH"))
+        path = None
+        if parsed.command:
+            path = config.resolve_command(parsed.command[0], environ.get("PATH"))
         _check_lock(parsed)
+        listeners = _listen(parsed.http) if parsed.http else []
     except config.UsageError as error:
         log.die_in_one_line(str(error))
         return exits.USAGE
@@ -59,17 +71,28 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         log.die_in_one_line(str(error))
         return error.exit_code
     try:
-        return _serve(parsed, path, environ)
+        return _serve(parsed, path, environ, listeners)
     except Exception as error:  # noqa: BLE001 - what is left is a defect of ours
         log.die_in_one_line(f"internal error: {type(error).__name__}: {error}")
         return exits.INTERNAL
 
 
-def _serve(settings: Config, path: str, environ: Mapping[str, str]) -> int:
+def _serve(
+    settings: Config, path: str | None, environ: Mapping[str, str], listeners: list[socket.socket]
+) -> int:
     log_ = log.configure(
         level=settings.log_level, form=settings.log_format, environ=environ, role="guardian"
     )
-    candidacy = Candidacy(settings.identity, settings.identity_is_generated, settings.timing)
+    # Held for as long as we live: nobody else may go by the slot's name.
+    claim = linux.claim_name(settings.slot.claim) if settings.slot else None
+    if settings.slot and claim:
+        settings = replace(settings, identity=settings.slot.identity)
+    service = None
+    if listeners and settings.http:
+        port = listeners[0].getsockname()[1]
+        environ = {**environ, **_elector_variables(settings.http.host, port)}
+        service = Service(lambda seat: _serve_http(seat, settings, listeners, log_), listeners)
+        log_.info("serving", host=settings.http.host, port=port)
     orders = Orders(
         path=path,
         argv=settings.command,
@@ -83,19 +106,80 @@ def _serve(settings: Config, path: str, environ: Mapping[str, str]) -> int:
         campaign_timeout_ns=settings.campaign_timeout_ns,
         signal_group=settings.signal_group,
     )
-    return Guardian(orders, _elector_of(settings, candidacy, log_), log_).run()
 
-
-def _elector_of(settings: Config, candidacy: Candidacy, log_: Log) -> Callable[[ElectorSeat], None]:
     def run_elector(seat: ElectorSeat) -> None:
+        traits = _TRAITS_2016 if isinstance(settings.lock, AnnotationLockSpec) else LockTraits()
+        candidacy = Candidacy(
+            settings.identity, settings.identity_is_generated, settings.timing, traits
+        )
         Elector(seat, candidacy, lambda: _open_lock(settings), log_).run()
 
-    return run_elector
+    return Guardian(orders, run_elector, log_, service).run()
+
+
+#: An annotation holds whole seconds, and leader-electors of 2016 wait for their own --ttl.
+_TRAITS_2016: Final = LockTraits(time_unit_us=SECOND_US, peers_judge_by_own_duration=True)
+
+
+def _listen(http: HttpSpec) -> list[socket.socket]:
+    """Open the listening sockets, before anything runs: a port that is taken is refused."""
+    shown = f"[{http.host}]" if ":" in http.host else http.host
+    listeners: list[socket.socket] = []
+    port = http.port
+    try:
+        if not http.host and socket.has_dualstack_ipv6():
+            listeners.append(
+                socket.create_server(
+                    ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG
+                )
+            )
+        else:
+            found = socket.getaddrinfo(
+                http.host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            for family, address in dict.fromkeys((row[0], row[4]) for row in found):
+                listeners.append(
+                    socket.create_server(
+                        (str(address[0]), port, *address[2:]), family=family, backlog=_BACKLOG
+                    )
+                )
+                port = listeners[0].getsockname()[1]
+    except OSError as error:
+        for listener in listeners:
+            listener.close()
+        raise config.UsageError(
+            f"--http {shown}:{http.port}: cannot listen: {error.strerror or error}; accepted: an "
+            "address of this machine with a free port"
+        ) from error
+    for listener in listeners:
+        listener.setblocking(False)
+    return listeners
+
+
+def _elector_variables(host: str, port: int) -> dict[str, str]:
+    """Return what tells the child where to ask who leads: the names are NAIS's."""
+    if host in {"", "0.0.0.0", "::"}:  # noqa: S104 - recognised, not bound to
+        host = "localhost"
+    elif ":" in host:
+        host = f"[{host}]"
+    return {
+        "ELECTOR_PATH": f"{host}:{port}",
+        "ELECTOR_GET_URL": f"http://{host}:{port}/",
+        "ELECTOR_SSE_URL": f"http://{host}:{port}/events",
+    }
+
+
+def _serve_http(
+    seat: ServerSeat, settings: Config, listeners: list[socket.socket], log_: Log
+) -> None:
+    from leaderexec import server  # noqa: PLC0415 - only who asks for it pays for it
+
+    raise NotImplementedError(seat, settings, listeners, log_, server)
 
 
 def _check_lock(settings: Config) -> None:
     """Refuse, before anything runs, a lock file that cannot serve."""
-    if isinstance(settings.lock, config.FileLockSpec):
+    if isinstance(settings.lock, FileLockSpec):
         from leaderexec.locks import file  # noqa: PLC0415 - only who asks for it pays for it
 
         problem = file.check(settings.lock.path, settings.election)
@@ -109,22 +193,33 @@ def _check_lock(settings: Config) -> None:
 def _open_lock(settings: Config) -> Lock:
     """Open the lock, on the elector's worker: this imports what the guardian never does."""
     lock: Lock
-    if isinstance(settings.lock, config.FileLockSpec):
+    if isinstance(settings.lock, FileLockSpec):
         from leaderexec.locks.file import FileLock  # noqa: PLC0415
 
         lock = FileLock(settings.lock.path, settings.election)
     else:
-        from leaderexec.locks import kubeapi, lease  # noqa: PLC0415
+        from leaderexec.locks import kubeapi  # noqa: PLC0415
 
         try:
             api = kubeapi.Api(
                 kubeapi.Credentials(settings.in_cluster, settings.kubeconfig, settings.context)
             )
-            lock = lease.LeaseLock(api, settings.namespace or api.namespace(), settings.election)
+            namespace = settings.namespace or api.namespace()
+            lock = _kind_of(settings.lock)(api, namespace, settings.election)
         except kubeapi.NotConfigured as error:
             raise LockRefused(str(error)) from error
     _refuse_nesting(settings.election, lock.namespace)
     return lock
+
+
+def _kind_of(spec: LeaseLockSpec | AnnotationLockSpec) -> type[KubernetesLock]:
+    if isinstance(spec, LeaseLockSpec):
+        from leaderexec.locks.lease import LeaseLock  # noqa: PLC0415
+
+        return LeaseLock
+    from leaderexec.locks.annotation import ConfigMapLock, EndpointsLock  # noqa: PLC0415
+
+    return EndpointsLock if spec.kind is AnnotatedKind.ENDPOINTS else ConfigMapLock
 
 
 def _refuse_nesting(election: str, namespace: str) -> None:

@@ -17,9 +17,16 @@ Decisions a reader may look for:
 - Credentials: --kubeconfig, else KUBECONFIG, else the pod's service account, else
   ~/.kube/config, as controller-runtime has it: what was set on purpose beats what is merely
   there. --context needs a kubeconfig and so skips the service account. A KUBECONFIG of which no
-  file exists is refused: falling back could elect in another cluster than the one meant.
-- Namespace: --namespace, else the pod's namespace file, else the kubeconfig context's (None in
-  the Config, filled in by whoever reads kubeconfigs), else `default`. A file lock has none: "".
+  file exists is refused: falling back could elect in another cluster than the one meant. With
+  --use-cluster-credentials it is the service account or nothing, and KUBECONFIG is not looked at.
+- Namespace: --namespace, else the pod's (its namespace file, else POD_NAMESPACE), else the
+  kubeconfig context's (None in the Config, filled in by whoever reads kubeconfigs), else
+  `default`. A file lock has none: "".
+- Identity: --id as it is, else the pod's or the host's name and a suffix that we know again
+  (`SUFFIX`). The suffix is random, or, for PID 1 of a container that knows its slot (POD_UID and
+  CONTAINER_NAME), the slot, if nobody else holds it; whoever starts us finds that out.
+- Without a COMMAND we only elect, as the leader-elector of 2016 did. `--` with nothing after it
+  is refused: that is a command that got lost, `-- $SERVER` with SERVER unset.
 """
 
 from __future__ import annotations
@@ -31,7 +38,7 @@ import signal
 import stat
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, NamedTuple, TypeVar
 
 from leaderexec.exits import EXIT_CODES, NOT_EXECUTABLE, NOT_FOUND, from_exec_errno
 from leaderexec.model import SECOND_NS, Timing, TimingError, seconds
@@ -82,16 +89,63 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class Ready(StrEnum):
+    """Who is ready, as /readyz tells: every candidate that works, or the leader alone."""
+
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseLockSpec:
     """The lock is a coordination.k8s.io Lease, named after the election."""
+
+    kind: ClassVar[str] = "leases"
+
+
+class AnnotatedKind(StrEnum):
+    """The kinds whose annotation served as lock before there were Leases."""
+
+    ENDPOINTS = "endpoints"
+    CONFIGMAPS = "configmaps"
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationLockSpec:
+    """The lock is an annotation on an object named after the election, as in 2016."""
+
+    kind: AnnotatedKind
 
 
 @dataclass(frozen=True, slots=True)
 class FileLockSpec:
     """The lock is a local file; `path` is absolute."""
 
+    kind: ClassVar[str] = "file"
     path: str
+
+
+LockSpec = LeaseLockSpec | AnnotationLockSpec | FileLockSpec
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSpec:
+    """Where to serve HTTP: `host` is empty for all addresses, `port` 0 for any free one."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a container is to its pod, which outlives a restart of the container.
+
+    Only one process at a time may go by `identity`: whoever holds the abstract socket `claim`,
+    whose name always fits.
+    """
+
+    identity: str
+    claim: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +164,18 @@ class Config:
 
     `namespace` is None when the kubeconfig's context decides it, and empty for a file lock.
     `kubeconfig` is one absolute path, or several joined by ":", to be merged as kubectl does.
-    Exactly one of `kubeconfig` and `in_cluster` is set for a Lease, none for a file lock.
-    `campaign_timeout_ns` is None for ever, 0 for a single attempt.
+    Exactly one of `kubeconfig` and `in_cluster` is set for a lock in Kubernetes, none for a file.
+    `campaign_timeout_ns` is None for ever, 0 for a single attempt. `slot` is None unless the
+    identity may be replaced by the slot's. `http` is None when nothing is served. An empty
+    `command` means that we only elect.
     """
 
     election: str
     namespace: str | None
     identity: str
     identity_is_generated: bool
-    lock: LeaseLockSpec | FileLockSpec
+    slot: Slot | None
+    lock: LockSpec
     timing: Timing
     stop_signal: int
     stop_timeout_ns: int
@@ -128,6 +185,8 @@ class Config:
     kubeconfig: str | None
     context: str | None
     in_cluster: bool
+    http: HttpSpec | None
+    ready: Ready
     log_format: LogFormat
     log_level: LogLevel
     command: tuple[str, ...]
@@ -166,6 +225,7 @@ class Host:
     """
 
     hostname: Callable[[], str] = lambda: os.uname().nodename
+    is_init: Callable[[], bool] = lambda: os.getpid() == 1
     random_bytes: Callable[[int], bytes] = os.urandom
     current_directory: Callable[[], str] = os.getcwd
     is_directory: Callable[[str], bool] = os.path.isdir
@@ -296,9 +356,11 @@ def _path(text: str) -> str:
     return text
 
 
-def _lock(text: str) -> LeaseLockSpec | FileLockSpec:
+def _lock(text: str) -> LockSpec:
     if text == "leases":
         return LeaseLockSpec()
+    if text in set(AnnotatedKind):
+        return AnnotationLockSpec(AnnotatedKind(text))
     kind, colon, path = text.partition(":")
     if kind == "file" and colon:
         return FileLockSpec(_path(path))
@@ -307,6 +369,41 @@ def _lock(text: str) -> LeaseLockSpec | FileLockSpec:
     if text.startswith(("/", ".")):
         raise ValueError("a path is written file:PATH")
     raise ValueError("no such lock" if text else "empty")
+
+
+_MAX_PORT: Final = 65535
+_BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[-\w.]+)?)\]", re.ASCII)
+#: What a resolver may be asked about; longer parts and empty ones make Python's raise.
+_HOST = re.compile(r"[-\w]{1,63}(?:\.[-\w]{1,63})*\.?", re.ASCII)
+
+
+def _http(text: str) -> HttpSpec | None:
+    if not text:
+        return None  # as in 2016, where this was the default
+    host, colon, port = text.rpartition(":")
+    if not colon and re.fullmatch(r"[0-9]{1,5}", port):
+        raise ValueError(f"a port alone is written :{port}")
+    if not colon or not port or port.endswith("]"):
+        raise ValueError("names no port")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > _MAX_PORT:
+        raise ValueError(f"{_bare(port)} is no port")
+    if ":" in host and "/" not in host:
+        host = _ipv6_address(host)
+    elif host and (len(host) > _MAX_NAME or not _HOST.fullmatch(host)):
+        raise ValueError(f"{_bare(host)} is no host")
+    return HttpSpec(host, int(port))
+
+
+def _ipv6_address(bracketed: str) -> str:
+    from ipaddress import IPv6Address  # noqa: PLC0415 - few need it
+
+    if not bracketed.startswith("["):
+        raise ValueError("an IPv6 address is written in brackets")
+    try:
+        match = _BRACKETED.fullmatch(bracketed)
+        return str(IPv6Address(match[1] if match else ""))
+    except ValueError:
+        raise ValueError(f"{_bare(bracketed)} is no IPv6 address") from None
 
 
 def _boolean(text: str) -> bool:
@@ -394,6 +491,7 @@ class Group(Enum):
     TIMING = "Timing"
     CHILD = "Child"
     KUBERNETES = "Kubernetes"
+    HTTP = "HTTP"
     LOGGING = "Logging"
     GENERAL = "General"
 
@@ -434,7 +532,7 @@ ELECTION: Final = Option(
     "--election",
     Group.ELECTION,
     _name,
-    "name of the election, and of its Lease; all candidates give the same",
+    "name of the election, and of the object that is its lock; all candidates give the same",
     f"{_OBJECT_NAME} (with --lock=file:PATH any printable name)",
     metavar="NAME",
     otherwise="required",
@@ -446,16 +544,16 @@ ID: Final = Option(
     "this candidate's name, taken as it is; no two candidates may have the same",
     "a printable name of at most 253 characters",
     metavar="NAME",
-    otherwise="host name, '_' and 16 random hex digits",
+    otherwise="the pod's or host's name and a suffix of ours",
 )
 LOCK: Final = Option(
     "--lock",
     Group.ELECTION,
     _lock,
-    "where the election is held: on a Kubernetes Lease, or in a file for candidates that share a "
-    "local filesystem",
-    "leases, or file:PATH such as file:/run/my-app.lock",
-    metavar="leases|file:PATH",
+    "where the election is held: on a Kubernetes Lease, on an annotation of an Endpoints or a "
+    "ConfigMap as in 2016, or in a file for candidates that share a local filesystem",
+    "leases, endpoints, configmaps, or file:PATH such as file:/run/my-app.lock",
+    metavar="leases|endpoints|configmaps|file:PATH",
     default="leases",
 )
 ON_LOSS: Final = Option(
@@ -477,6 +575,15 @@ TIMEOUT: Final = Option(
     otherwise="campaign for ever",
 )
 _TIMING_DEFAULTS: Final = Timing()
+#: Candidates of 2016 judge by their own duration, which is 10 s unless they were told otherwise.
+_TIMING_DEFAULTS_2016: Final = Timing(10, 5 * SECOND_NS, 5 * SECOND_NS // 2)
+
+
+def _both_defaults(of: Callable[[Timing], int]) -> str:
+    today, then = (seconds(of(timing)) for timing in (_TIMING_DEFAULTS, _TIMING_DEFAULTS_2016))
+    return f"{today}; {then} with --lock=endpoints or configmaps"
+
+
 LEASE_DURATION: Final = Option(
     "--lease-duration",
     Group.TIMING,
@@ -484,7 +591,7 @@ LEASE_DURATION: Final = Option(
     "how long the lock stays taken after a renewal; whole seconds",
     _WHOLE_SECONDS,
     metavar="DURATION",
-    default=seconds(_TIMING_DEFAULTS.lease_duration_ns),
+    otherwise=_both_defaults(lambda timing: timing.lease_duration_ns),
 )
 RENEW_DEADLINE: Final = Option(
     "--renew-deadline",
@@ -493,7 +600,7 @@ RENEW_DEADLINE: Final = Option(
     "send the stop signal this long after the last good renewal",
     _DURATION_FORMS,
     metavar="DURATION",
-    default=seconds(_TIMING_DEFAULTS.renew_deadline_ns),
+    otherwise=_both_defaults(lambda timing: timing.renew_deadline_ns),
 )
 RETRY_PERIOD: Final = Option(
     "--retry-period",
@@ -502,7 +609,7 @@ RETRY_PERIOD: Final = Option(
     "time from one renewal to the next; 1s or more",
     _DURATION_FORMS,
     metavar="DURATION",
-    default=seconds(_TIMING_DEFAULTS.retry_period_ns),
+    otherwise=_both_defaults(lambda timing: timing.retry_period_ns),
 )
 TTL: Final = Option(
     "--ttl",
@@ -543,7 +650,7 @@ NAMESPACE: Final = Option(
     "--namespace",
     Group.KUBERNETES,
     _namespace_name,
-    "namespace of the Lease",
+    "namespace of the lock's object",
     "a namespace's name of at most 63 characters: lower-case letters, digits and '-', beginning "
     "and ending with a letter or digit",
     metavar="NAME",
@@ -559,6 +666,14 @@ KUBECONFIG: Final = Option(
     metavar="FILE",
     otherwise="the files in KUBECONFIG, else the pod's service account, else ~/.kube/config",
 )
+USE_CLUSTER_CREDENTIALS: Final = Option(
+    "--use-cluster-credentials",
+    Group.KUBERNETES,
+    _boolean,
+    "use the pod's service account and nothing else",
+    "true, false, 1, 0, yes, no, on or off",
+    default="false",
+)
 CONTEXT: Final = Option(
     "--context",
     Group.KUBERNETES,
@@ -567,6 +682,25 @@ CONTEXT: Final = Option(
     "the name of a context in the kubeconfig",
     metavar="NAME",
     otherwise="the kubeconfig's current context",
+)
+HTTP: Final = Option(
+    "--http",
+    Group.HTTP,
+    _http,
+    "serve who leads, probes, events and metrics here; port 0 takes a free one and logs it",
+    "HOST:PORT, [::1]:PORT, :PORT for all addresses, or nothing for off; ports up to 65535",
+    metavar="HOST:PORT",
+    otherwise="off",
+)
+READY: Final = Option(
+    "--ready",
+    Group.HTTP,
+    _one_of(Ready),
+    "who is ready, as /readyz tells: every candidate, or the leader alone (a rolling update then "
+    "waits for standbys that never become ready)",
+    _words(Ready)[1],
+    metavar=_words(Ready)[0],
+    default="candidate",
 )
 LOG_FORMAT: Final = Option(
     "--log-format",
@@ -620,6 +754,9 @@ OPTIONS: Final[tuple[Option[object], ...]] = (
     NAMESPACE,
     KUBECONFIG,
     CONTEXT,
+    USE_CLUSTER_CREDENTIALS,
+    HTTP,
+    READY,
     LOG_FORMAT,
     LOG_LEVEL,
     VERSION,
@@ -692,6 +829,11 @@ def _scan(
     words = iter(enumerate(argv))
     for index, word in words:
         if word == "--":
+            if index + 1 == len(argv):
+                raise UsageError(
+                    "COMMAND: nothing follows --; accepted: a command, such as leaderexec "
+                    "--election=my-app -- ./server, or neither -- nor a command to only elect"
+                )
             return flags, tuple(argv[index + 1 :])
         if not word.startswith("-") or word == "-":
             return flags, tuple(argv[index:])
@@ -825,13 +967,15 @@ def _least_seconds(make: Callable[[int], Timing]) -> int | None:
     return tried[index] if index < len(tried) else None
 
 
-def _timing(settings: _Settings) -> Timing:
+def _timing(settings: _Settings, lock: LockSpec) -> Timing:
     chosen = settings.durations()
     lease, renew, retry = (chosen.get(option.name) for option, _ in _TTL_PARTS)
+    of_2016 = isinstance(lock, AnnotationLockSpec)
+    default = _TIMING_DEFAULTS_2016 if of_2016 else _TIMING_DEFAULTS
     timing = Timing(
-        lease.nanoseconds // SECOND_NS if lease else _TIMING_DEFAULTS.lease_duration_s,
-        renew.nanoseconds if renew else _TIMING_DEFAULTS.renew_deadline_ns,
-        retry.nanoseconds if retry else _TIMING_DEFAULTS.retry_period_ns,
+        lease.nanoseconds // SECOND_NS if lease else default.lease_duration_s,
+        renew.nanoseconds if renew else default.renew_deadline_ns,
+        retry.nanoseconds if retry else default.retry_period_ns,
     )
     try:
         timing.validate()
@@ -885,9 +1029,9 @@ def _absolute(path: str, label: str, host: Host) -> str:
     return path if ".." in path.split("/") else os.path.normpath(path)
 
 
-def _lock_spec(settings: _Settings, host: Host) -> LeaseLockSpec | FileLockSpec:
+def _lock_spec(settings: _Settings, host: Host) -> LockSpec:
     spec = settings.value(LOCK)
-    if isinstance(spec, LeaseLockSpec):
+    if not isinstance(spec, FileLockSpec):
         return spec
     label = settings.label(LOCK)
     path = _absolute(spec.path, label, host)
@@ -902,26 +1046,62 @@ def _lock_spec(settings: _Settings, host: Host) -> LeaseLockSpec | FileLockSpec:
     return FileLockSpec(path)
 
 
-def _election(settings: _Settings, lock: LeaseLockSpec | FileLockSpec) -> str:
+def _election(settings: _Settings, lock: LockSpec) -> str:
     election = settings.value(ELECTION)
-    if isinstance(lock, LeaseLockSpec) and not _DNS_SUBDOMAIN.fullmatch(election):
+    if not isinstance(lock, FileLockSpec) and not _DNS_SUBDOMAIN.fullmatch(election):
         raise UsageError(
-            f"{settings.label(ELECTION)}: cannot be the name of a Lease; "
+            f"{settings.label(ELECTION)}: cannot be the name of a Kubernetes object; "
             f"accepted: {ELECTION.accepts}"
         )
     return election
 
 
-def _identity(settings: _Settings, host: Host) -> tuple[str, bool]:
+#: Stands between a host's name and what we add to it, so that the host's name can be told again.
+SUFFIX: Final = "_leaderexec-"
+
+#: A pod's UID: a UUID, or for a static pod as many digits without dashes.
+_POD_UID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
+
+
+class _Identity(NamedTuple):
+    name: str
+    generated: bool
+    slot: Slot | None
+
+
+def _identity(
+    settings: _Settings, environ: Mapping[str, str], host: Host, *, what: str
+) -> _Identity:
+    """Return who we are; `what` names the election and its lock within the pod."""
     given = settings.optional(ID)
     if given is not None:
-        return given, False
-    hostname = host.hostname()
+        return _Identity(given, generated=False, slot=None)
+    base = _base_name(environ, host)
+    random = f"{base}{SUFFIX}{host.random_bytes(8).hex()}"
+    uid, container = environ.get("POD_UID", ""), environ.get("CONTAINER_NAME", "")
+    slot_known = (
+        _POD_UID.fullmatch(uid) and len(container) <= _MAX_LABEL and _DNS_LABEL.fullmatch(container)
+    )
+    # Only with PID 1 everything of a container dies, so that its successor may speak for it.
+    if not slot_known or not host.is_init():
+        return _Identity(random, generated=True, slot=None)
+    from zlib import crc32  # noqa: PLC0415 - only a slot needs it
+
+    # A socket's name has 107 bytes at most. Two claims of one name cost the second its slot, while
+    # two names for one claim could make two leaders.
+    claim = f"leaderexec/{uid}/{crc32(f'{container}/{what}'.encode()):08x}"
+    return _Identity(random, generated=True, slot=Slot(f"{base}{SUFFIX}{uid}-{container}", claim))
+
+
+def _base_name(environ: Mapping[str, str], host: Host) -> str:
+    """Return the pod's name, else the host's; what is neither, as an unexpanded $(X), is no use."""
+    pod = environ.get("POD_NAME", "")
+    if len(pod) <= _MAX_NAME and _DNS_SUBDOMAIN.fullmatch(pod):
+        return pod
     try:
-        _name(hostname)
+        return _name(host.hostname())
     except ValueError:
-        hostname = "localhost"
-    return f"{hostname}_{host.random_bytes(8).hex()}", True
+        return "localhost"
 
 
 class _Credentials(NamedTuple):
@@ -933,6 +1113,8 @@ class _Credentials(NamedTuple):
 def _credentials(settings: _Settings, environ: Mapping[str, str], host: Host) -> _Credentials:
     context = settings.optional(CONTEXT)
     given = settings.optional(KUBECONFIG)
+    if settings.value(USE_CLUSTER_CREDENTIALS):
+        return _cluster_credentials(settings, environ, host)
     if given is not None:
         label = settings.label(KUBECONFIG)
         path = _absolute(given, label, host)
@@ -970,6 +1152,24 @@ def _credentials(settings: _Settings, environ: Mapping[str, str], host: Host) ->
     )
 
 
+def _cluster_credentials(
+    settings: _Settings, environ: Mapping[str, str], host: Host
+) -> _Credentials:
+    label = settings.label(USE_CLUSTER_CREDENTIALS)
+    for option in (KUBECONFIG, CONTEXT):
+        if rival := settings.given(option):
+            raise UsageError(
+                f"{label}: uses nothing but the pod's service account, so it cannot stand beside "
+                f"{rival.label}; accepted: either of them"
+            )
+    if problem := _service_account_problem(environ, host):
+        raise UsageError(
+            f"{label}: there is no service account of a pod ({problem}); accepted: only in a pod "
+            "that has a service account's token; elsewhere --kubeconfig"
+        )
+    return _Credentials(None, None, in_cluster=True)
+
+
 def _listed_kubeconfigs(environ: Mapping[str, str], host: Host) -> str | None:
     """Return the files in KUBECONFIG that exist, None when it names none at all."""
     listed = environ.get("KUBECONFIG", "")
@@ -1004,13 +1204,17 @@ def _service_account_problem(environ: Mapping[str, str], host: Host) -> str | No
     return f"{token}: {problem}" if problem else None
 
 
-def _namespace(settings: _Settings, host: Host, *, in_cluster: bool) -> str | None:
+def _namespace(
+    settings: _Settings, environ: Mapping[str, str], host: Host, *, in_cluster: bool
+) -> str | None:
     given = settings.optional(NAMESPACE)
     if given is not None:
         return given
     path = f"{SERVICE_ACCOUNT}/namespace"
     if of_pod := (host.read_text(path) or "").strip():
         return _Given(f"{path} {_shown(of_pod)}", of_pod).read(NAMESPACE)
+    if of_pod := environ.get("POD_NAMESPACE", ""):
+        return _Given(f"POD_NAMESPACE={_bare(of_pod)}", of_pod).read(NAMESPACE)
     return "default" if in_cluster else None
 
 
@@ -1051,8 +1255,7 @@ def parse(
 
     lock = _lock_spec(settings, host)
     election = _election(settings, lock)
-    identity, identity_is_generated = _identity(settings, host)
-    timing = _timing(settings)
+    timing = _timing(settings, lock)
     stop_signal = settings.value(STOP_SIGNAL)
     stop_timeout_ns = settings.value(STOP_TIMEOUT)
     on_loss = settings.value(ON_LOSS)
@@ -1060,28 +1263,29 @@ def parse(
     signal_group = settings.value(SIGNAL_GROUP)
     log_format = settings.value(LOG_FORMAT)
     log_level = settings.value(LOG_LEVEL)
-    if not command:
-        raise UsageError(
-            "COMMAND: nothing to run was given; accepted: a command after the options, "
-            "such as leaderexec --election=my-app -- ./server"
-        )
+    http = settings.optional(HTTP)
+    ready = settings.value(READY)
     namespace: str | None
-    if isinstance(lock, LeaseLockSpec):
+    if not isinstance(lock, FileLockSpec):
         credentials = _credentials(settings, environ, host)
-        namespace = _namespace(settings, host, in_cluster=credentials.in_cluster)
+        namespace = _namespace(settings, environ, host, in_cluster=credentials.in_cluster)
     else:
-        for option in (NAMESPACE, KUBECONFIG, CONTEXT):
+        for option in (NAMESPACE, KUBECONFIG, CONTEXT, USE_CLUSTER_CREDENTIALS):
             # Without effect on a file, but a wrong value is wrong all the same.
             settings.optional(option)
         credentials = _Credentials(None, None, in_cluster=False)
         namespace = ""
     if namespace is not None:
         refuse_nesting(election, namespace, environ)
+    # Of a file not its path: one file has several, and the claim must be one.
+    what = f"{lock.kind}/{namespace}/{election}"
+    identity, identity_is_generated, slot = _identity(settings, environ, host, what=what)
     return Config(
         election=election,
         namespace=namespace,
         identity=identity,
         identity_is_generated=identity_is_generated,
+        slot=slot,
         lock=lock,
         timing=timing,
         stop_signal=stop_signal,
@@ -1092,6 +1296,8 @@ def parse(
         kubeconfig=credentials.kubeconfig,
         context=credentials.context,
         in_cluster=credentials.in_cluster,
+        http=http,
+        ready=ready,
         log_format=log_format,
         log_level=log_level,
         command=command,
@@ -1170,7 +1376,8 @@ def resolve_command(argv0: str, path: str | None) -> str:
 
 _WHAT_IT_DOES: Final = (
     "Runs COMMAND only while this candidate leads the election, and has it dead, with all that it "
-    "started, before another candidate can lead. Stands by and campaigns again otherwise."
+    "started, before another candidate can lead. Stands by and campaigns again otherwise. Without "
+    "COMMAND it only elects, for others to ask by --http who leads."
 )
 _GRAMMAR: Final = (
     "Options end at the first other word; what follows -- is always a command. A repeated option: "
@@ -1188,6 +1395,10 @@ _EXAMPLES: Final = (
     (
         "one on this machine, without Kubernetes:",
         "leaderexec --election=my-app --lock=file:/run/my-app -- ./server",
+    ),
+    (
+        "a sidecar that only tells who leads:",
+        "leaderexec --election=my-app --http=0.0.0.0:4040",
     ),
 )
 _MIN_WIDTH: Final = 50
@@ -1231,7 +1442,7 @@ def help_text(width: int = 80) -> str:
 
     width = max(_MIN_WIDTH, min(width, _MAX_WIDTH))
     column = 30 if width >= _TWO_COLUMNS_WIDTH else 8
-    lines = ["Usage: leaderexec [OPTIONS] [--] COMMAND [ARG...]", "", *wrap(_WHAT_IT_DOES, width)]
+    lines = ["Usage: leaderexec [OPTIONS] [[--] COMMAND [ARG...]]", "", *wrap(_WHAT_IT_DOES, width)]
     for group in Group:
         rows = [(_usage_of(row), _meaning_of(row)) for row in OPTIONS if row.group is group]
         lines += ["", f"{group.value}:", *_table(rows, width, column)]

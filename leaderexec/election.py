@@ -10,8 +10,14 @@ Kubernetes. The algorithm is client-go's (tools/leaderelection), corrected:
 - One request is in flight at a time. A write whose reply was lost may still land: it is recognised
   by its claim, and it can only land once, because each write names the version that it replaces.
 - Nothing is granted from observation: an elector grants after its own first counted write only.
-- A record is ours if this guardian's electors wrote it, never for the holder's name alone.
+- A record is ours if this guardian's electors wrote it, never for the holder's name alone, unless
+  nobody else can have that name.
 - A deletion frees nothing before the last record that was seen has expired.
+- Where others judge by their own durations, the shortest that was seen bounds what we grant.
+
+Many standbys see a release at the same time. One of them has named itself next in line before, at
+leisure, and goes first; the others give it a moment, and then go at moments of their own. Nobody
+in line, or a lock that keeps no line: everybody goes at once.
 """
 
 from __future__ import annotations
@@ -24,11 +30,13 @@ from leaderexec.model import (
     SECOND_US,
     Claim,
     Grant,
+    LockTraits,
     Now,
     Record,
     Snapshot,
     Timing,
     Token,
+    seconds,
 )
 from leaderexec.vigil import Vigil
 
@@ -207,6 +215,15 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
+class NameSuccessor:
+    """Note in the object, as it was seen, that `successor` is next in line."""
+
+    call_id: int
+    successor: str
+    seen: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
 class OpenWatch:
     """Start watching for versions after `since`."""
 
@@ -273,6 +290,7 @@ Effect = (
     Read
     | Create
     | Update
+    | NameSuccessor
     | OpenWatch
     | CloseWatch
     | SendGrant
@@ -290,11 +308,15 @@ Effect = (
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What a guardian knows of a leadership, handed to the elector that follows a dead one."""
+    """What a guardian knows of a leadership, handed to the elector that follows a dead one.
+
+    `granted_ns` is how long its grants lasted, None for as long as the record says.
+    """
 
     token: Token
     uid: str
     claim: Claim
+    granted_ns: int | None = None
 
 
 class _Purpose(Enum):
@@ -302,6 +324,7 @@ class _Purpose(Enum):
     ACQUIRE = auto()
     RENEW = auto()
     RELEASE = auto()
+    NAME_SUCCESSOR = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,12 +347,21 @@ class _Watch(Enum):
 #: A release that the server does not confirm is given up after this long: with the default stop
 #: timeout of 20 s it ends within the 30 s that Kubernetes gives a pod.
 _RELEASE_BOUND_NS: Final = 8_000_000_000
+#: How long others leave a free lock to the one that is next in line, in case it is alive: more
+#: than its write and the news of it take. Then they go at moments that are spread over as
+#: much as keeps two hundred of them from writing in the same moment.
+_COURTESY_NS: Final = 40_000_000
+_COURTESY_SPREAD_NS: Final = 400_000_000
+#: Over how long, at most, a standby spreads its tries to name itself next.
+_NAME_SPREAD_LIMIT_NS: Final = 60_000_000_000
 
 
 class Election:
     """One candidate of one election.
 
-    `identity` goes into the record; `unique` says that no other process can have the same one.
+    `identity` goes into the record; `unique` says that no other process can have the same one, so
+    that what is in the record under this name is ours, be it from before a restart. `traits` are
+    the lock's.
     `inherited` is what a former elector of this guardian held, if anything. `jitter` returns
     numbers in [0, 1). `generation` numbers the electors of one guardian.
 
@@ -346,12 +378,16 @@ class Election:
         jitter: Callable[[], float],
         now: Now,
         inherited: Holding | None = None,
+        traits: LockTraits | None = None,
     ) -> None:
         self.identity = identity
         self.state = State.STANDBY if inherited is None else State.RESUMING
         #: When to step with `Woke` at the latest; None while only events matter.
         self.wake_at_ns: int | None = now.boot_ns
+        #: How many renewals needed a read first.
+        self.slow_renewals = 0
         self._unique = unique
+        self._traits = traits or LockTraits()
         self._timing = timing
         self._generation = generation
         self._jitter = jitter
@@ -370,6 +406,14 @@ class Election:
         self._announced = ""
         self._stood = False
         self._complaint = ""
+        # The shortest duration by which somebody else may judge our record.
+        self._shortest_ns = inherited.granted_ns if inherited else None
+        self._told_short = ""
+
+        # The line: how long we leave the lock to whoever is next, and when we name ourselves.
+        self._courtesy_ns = 0
+        self._name_at_ns: int | None = None
+        self._name_spread_ns = timing.retry_period_ns
 
         # What is ours: the claim of the newest attempt, and the leadership that came of it.
         self._claim = inherited.claim if inherited else None
@@ -454,6 +498,25 @@ class Election:
             return ""
         return self._seen.record.holder
 
+    @property
+    def record(self) -> Record | None:
+        """The record as last seen, None when there is none."""
+        return None if self._seen is None or self._absent else self._seen.record
+
+    @property
+    def leader_until_ns(self) -> int:
+        """Until when `leader` is to be believed: ourselves until a renewal is overdue."""
+        if self.state in {State.LEADER, State.RELEASING}:
+            return self._counted_ns + self._timing.renew_deadline_ns
+        if self._seen is None or self._mine(self._seen.record):
+            return self._now.boot_ns  # not led, whatever a former life of ours has written
+        return self._expiry_ns(self._seen.record)
+
+    @property
+    def calling(self) -> str:
+        """What the call in flight is for, empty without one."""
+        return "" if self._call is None else self._call.purpose.name.lower()
+
     # --- small helpers ---
 
     def _move(self, cause: Cause, **fields: object) -> None:
@@ -515,6 +578,8 @@ class Election:
                 return False
             self._note("warning", "the versions of the lock went back", version=snapshot.version)
         changed = before is None or before.uid != snapshot.uid or before.record != snapshot.record
+        if before is None or before.successor != snapshot.successor:
+            self._learn_line(snapshot)
         self._seen = snapshot
         self._seen_ns = self._now.boot_ns
         self._outdated = False
@@ -522,6 +587,7 @@ class Election:
         if changed:
             self._stamp_ns = self._now.boot_ns
         holder = snapshot.record.holder
+        self._learn_duration(snapshot.record)
         if self.state is State.STANDBY and holder and holder != self._announced:
             self._announced = holder
             if not self._mine(snapshot.record):
@@ -530,13 +596,60 @@ class Election:
                 self._stood = True
         return True
 
+    def _learn_line(self, snapshot: Snapshot) -> None:
+        """Choose how long to leave the lock to whoever is next in line, should it become free."""
+        self._courtesy_ns = 0
+        if snapshot.successor not in {None, "", self.identity}:
+            self._courtesy_ns = _COURTESY_NS + int(_COURTESY_SPREAD_NS * self._jitter())
+        self._name_at_ns = None
+        self._name_spread_ns = self._timing.retry_period_ns
+
+    def _learn_duration(self, record: Record) -> None:
+        """Take note of a duration by which its holder would judge our record."""
+        heeded = self._traits.peers_judge_by_own_duration and record.holder
+        if not heeded or record.lease_duration_ns < 1 or self._mine(record):
+            return
+        known_ns = self._shortest_ns
+        if known_ns is None or record.lease_duration_ns < known_ns:
+            self._shortest_ns = record.lease_duration_ns
+
+    @property
+    def _lease_ns(self) -> int:
+        """What our renewals are worth: no more than others leave us."""
+        own_ns = self._timing.lease_duration_ns
+        return own_ns if self._shortest_ns is None else min(own_ns, self._shortest_ns)
+
+    def _may_lead(self) -> bool:
+        """Whether a leadership could last from one renewal to the next; say so when it could not.
+
+        A candidate that takes the lock by a shorter clock than ours would find our child alive.
+        """
+        room_ns = self._lease_ns - self._timing.margin_ns
+        if 5 * room_ns > 6 * self._timing.retry_period_ns:
+            return True
+        message = (
+            f"standing by: another candidate takes a lock that was not renewed for "
+            f"{seconds(self._lease_ns)}, too soon for --retry-period "
+            f"{seconds(self._timing.retry_period_ns)} and a margin of "
+            f"{seconds(self._timing.margin_ns)}; give all candidates one --ttl"
+        )
+        if message != self._told_short:
+            self._told_short = message
+            self._note("error", message)
+        return False
+
+    def _expiry_ns(self, record: Record) -> int:
+        # A record without a duration says nothing about when its holder stops: assume ours.
+        return self._stamp_ns + (record.lease_duration_ns or self._timing.lease_duration_ns)
+
     def _free_at_ns(self) -> int:
         """When the lock may be taken, as far as has been seen."""
         seen = self._seen
-        if seen is None or not seen.record.holder or self._mine(seen.record):
+        if seen is None or self._mine(seen.record):
             return self._now.boot_ns
-        # A record without a duration says nothing about when its holder stops: assume ours.
-        return self._stamp_ns + (seen.record.lease_duration_ns or self._timing.lease_duration_ns)
+        if not seen.record.holder:
+            return self._stamp_ns + self._courtesy_ns
+        return self._expiry_ns(seen.record) + self._courtesy_ns
 
     # --- replies ---
 
@@ -559,18 +672,29 @@ class Election:
                 self._observe(event.snapshot, call.sent_ns)
                 if self._attempt_open and self._attempt_over != event.snapshot:
                     self._attempt_open = False  # landed, or never will: its version has passed
+                    self._doubt_claim()
                 self._read_as_holder()
             case _Purpose.ACQUIRE:
                 self._attempt_open = False
                 self._wrote_acquisition(call, event.snapshot)
             case _Purpose.RENEW:
                 self._wrote_renewal(call, event.snapshot)
+            case _Purpose.NAME_SUCCESSOR:
+                self._observe(event.snapshot, call.sent_ns)
             case _Purpose.RELEASE:
                 self._observe(event.snapshot, call.sent_ns)
                 if self.state is State.RELEASING:
                     self._finish_release("released")
             case _:
                 assert_never(call.purpose)
+
+    def _doubt_claim(self) -> None:
+        """Do not know a write of unknown fate by its claim where two can make the same one.
+
+        Two processes under one --id that try in the same unit of time write the same record.
+        """
+        if not self._unique and self._traits.time_unit_us > 1:
+            self._claim = None
 
     def _read_as_holder(self) -> None:
         """Compare what a quorum read returned with what we believe to hold."""
@@ -663,7 +787,7 @@ class Election:
                     uid=holding.uid,
                     claim=holding.claim,
                     renewed_at_ns=call.sent_ns,
-                    expires_at_ns=call.sent_ns + record.lease_duration_ns,
+                    expires_at_ns=call.sent_ns + min(record.lease_duration_ns, self._lease_ns),
                 )
             )
         )
@@ -674,6 +798,10 @@ class Election:
             return
         failure = event.failure
         kind = failure.kind
+        if call.purpose is _Purpose.NAME_SUCCESSOR:
+            self._name_spread_ns = min(2 * self._name_spread_ns, _NAME_SPREAD_LIMIT_NS)
+            if kind is FailureKind.CONFLICT:
+                return  # no hurry: the watch will bring what has changed
         if kind is FailureKind.CONFLICT:
             self._must_read = True
             self._poll_at_ns = self._now.boot_ns
@@ -687,6 +815,7 @@ class Election:
                 if not call.repeated:
                     # Nothing of ours can have landed: whatever record is there, it is not this.
                     self._claim = None
+                self._doubt_claim()
                 if call.on_expiry and self._watch is _Watch.OPEN:
                     # The record changed and the watch did not say so: it is dead.
                     self._note("warning", "the watch has silently died: opening another")
@@ -845,10 +974,10 @@ class Election:
                 self._wake(self._poll_at_ns)
             return
         try_at_ns = max(self._free_at_ns(), self._hold_off_ns)
-        if self._tree_of is None and now_ns >= try_at_ns:
+        if self._tree_of is None and now_ns >= try_at_ns and self._may_lead():
             self._try()
             return
-        if self._tree_of is None:
+        if self._tree_of is None and now_ns < try_at_ns:
             self._wake(try_at_ns)
         if self._watch is _Watch.CLOSED:
             if now_ns >= self._watch_at_ns:
@@ -856,11 +985,25 @@ class Election:
                 self._effects.append(OpenWatch(None if self._absent else self._seen))
             else:
                 self._wake(self._watch_at_ns)
-        if self._watch is not _Watch.OPEN:
-            if now_ns >= self._poll_at_ns:
-                self._issue(_Purpose.READ)
-            else:
-                self._wake(self._poll_at_ns)
+        if self._watch is _Watch.OPEN:
+            self._stand_in_line()
+        elif now_ns >= self._poll_at_ns:
+            self._issue(_Purpose.READ)
+        else:
+            self._wake(self._poll_at_ns)
+
+    def _stand_in_line(self) -> None:
+        """Name ourselves next where nobody is, at a moment of our own: there is no hurry."""
+        seen = self.record
+        if self._seen is None or seen is None or self._seen.successor != "" or not seen.holder:
+            return
+        if self._name_at_ns is None:
+            self._name_at_ns = self._now.boot_ns + int(self._name_spread_ns * self._jitter())
+        if self._now.boot_ns < self._name_at_ns:
+            self._wake(self._name_at_ns)
+            return
+        self._name_at_ns = None
+        self._issue(_Purpose.NAME_SUCCESSOR, seen=self._seen)
 
     def _try(self) -> None:
         """Write ourselves into the record."""
@@ -872,7 +1015,7 @@ class Election:
             record = seen.record
             acquire_time_us, transitions = record.acquire_time_us, record.transitions
         else:
-            acquire_time_us = self._now.wall_us
+            acquire_time_us = self._in_units(self._now.wall_us)
             if self._attempt_open and self._claim is not None and seen == self._attempt_over:
                 # The last attempt may still land, over the same version: both make one claim.
                 acquire_time_us = self._claim.acquire_time_us or acquire_time_us
@@ -897,6 +1040,7 @@ class Election:
         if self._now.boot_ns < self._renew_at_ns:
             self._wake(self._renew_at_ns)
         elif self._must_read or self._seen is None:
+            self.slow_renewals += 1
             self._issue(_Purpose.READ)
         else:
             self._issue(_Purpose.RENEW, self._record(), self._seen)
@@ -928,7 +1072,7 @@ class Election:
             free = Record(
                 holder="",
                 lease_duration_s=1,
-                acquire_time_us=self._now.wall_us,
+                acquire_time_us=self._in_units(self._now.wall_us),
                 renew_time_us=self._next_write_us(),
                 transitions=self._seen.record.transitions,
             )
@@ -954,7 +1098,10 @@ class Election:
         last_us = self._written_us
         if self._seen is not None and self._mine(self._seen.record):
             last_us = max(last_us, self._seen.record.renew_time_us or 0)
-        return max(self._now.wall_us, (last_us // SECOND_US + 1) * SECOND_US)
+        return self._in_units(max(self._now.wall_us, (last_us // SECOND_US + 1) * SECOND_US))
+
+    def _in_units(self, time_us: int) -> int:
+        return time_us // self._traits.time_unit_us * self._traits.time_unit_us
 
     def _issue(
         self,
@@ -968,6 +1115,9 @@ class Election:
         self._calls += 1
         call = _Call(self._calls, purpose, self._now.boot_ns, record, seen, on_expiry, repeated)
         self._call = call
+        if purpose is _Purpose.NAME_SUCCESSOR and seen is not None:
+            self._effects.append(NameSuccessor(call.call_id, self.identity, seen))
+            return
         if record is None:
             self._effects.append(Read(call.call_id))
             return

@@ -28,7 +28,7 @@ from leaderexec import election, linux, log
 from leaderexec.channel import ChannelClosed, Message
 from leaderexec.keeper import PROOF
 from leaderexec.locks.base import Absent, Conflict, Forbidden, LockError, Unavailable
-from leaderexec.model import SECOND_NS, Token
+from leaderexec.model import SECOND_NS, Now, Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from leaderexec.guardian import ElectorSeat
     from leaderexec.locks.base import Lock
     from leaderexec.log import Log
-    from leaderexec.model import Snapshot, Timing
+    from leaderexec.model import Grant, LockTraits, Snapshot, Timing
 
 #: How long opening the lock may take: it imports a large package, perhaps on a starved processor.
 _OPEN_BOUND_NS: Final = 30 * SECOND_NS
@@ -52,11 +52,15 @@ class LockRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Candidacy:
-    """Who campaigns: `identity` as written into the record, `unique` if nobody else can have it."""
+    """Who campaigns: `identity` as written into the record, `unique` if nobody else can have it.
+
+    `traits` are those of the lock that will be opened.
+    """
 
     identity: str
     unique: bool
     timing: Timing
+    traits: LockTraits
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +225,11 @@ class Elector:
         self._worker = _Worker(open_lock, candidacy.timing.call_timeout_ns / SECOND_NS, self._inbox)
         self._lock: Lock | None = None
         self._busy_since_ns: int | None = None
+        self._called_ns = 0
         self._watch_id = 0
         self._watch_thread: threading.Thread | None = None
         self._done = False
-        grant = seat.grant
+        self._reports = _Reports(seat, candidacy.timing.heartbeat_ns) if seat.reports else None
         self._core = election.Election(
             identity=candidacy.identity,
             unique=candidacy.unique,
@@ -232,7 +237,8 @@ class Elector:
             generation=seat.generation,
             jitter=random.random,
             now=linux.now(),
-            inherited=election.Holding(grant.token, grant.uid, grant.claim) if grant else None,
+            inherited=_holding(seat.grant) if seat.grant else None,
+            traits=candidacy.traits,
         )
 
     def run(self) -> None:
@@ -254,6 +260,8 @@ class Elector:
             if self._proof_fd in ready:
                 self._take_proof()
             self._step(election.Woke())
+            if self._reports:
+                self._reports.tell(self._core, linux.now())
             self._check_worker()
 
     # --- deadlines ---
@@ -358,6 +366,8 @@ class Elector:
                     self._step(event)
             case _:
                 if isinstance(arrival, election.Returned | election.Failed):
+                    if self._reports:
+                        self._reports.tell_call(self._core.calling, arrival, self._called_ns)
                     self._busy_since_ns = None
                 self._step(arrival)
 
@@ -370,8 +380,8 @@ class Elector:
 
     def _carry_out(self, effect: election.Effect) -> None:
         match effect:
-            case election.Read() | election.Create() | election.Update():
-                self._busy_since_ns = linux.boottime_ns()
+            case election.Read() | election.Create() | election.Update() | election.NameSuccessor():
+                self._busy_since_ns = self._called_ns = linux.boottime_ns()
                 self._worker.submit(_job(effect))
             case election.OpenWatch(since=since):
                 self._open_watch(since)
@@ -430,7 +440,53 @@ class Elector:
         self._watch_thread.start()
 
 
-def _job(effect: election.Read | election.Create | election.Update) -> _Job:
+class _Reports:
+    """Tells the server what is known of the lock, on every change and at every heartbeat."""
+
+    def __init__(self, seat: ElectorSeat, heartbeat_ns: int) -> None:
+        self._seat = seat
+        self._heartbeat_ns = heartbeat_ns
+        self._told: wire.LockIs | None = None
+        self._told_ns = 0
+
+    def tell(self, core: election.Election, now: Now) -> None:
+        if core.state is election.State.RESUMING:
+            return  # what our predecessor told holds until we know better
+        told = self._told
+        holder = core.leader if core.leader_until_ns > now.boot_ns else ""
+        record = core.record
+        news = wire.LockIs(
+            generation=self._seat.generation,
+            holder=holder,
+            until_ns=core.leader_until_ns,
+            since_us=told.since_us if told and told.holder == holder else now.wall_us,
+            lease_duration_s=record.lease_duration_s if record else 0,
+            transitions=record.transitions if record else 0,
+            slow_renewals=core.slow_renewals,
+            lines_dropped=log.lines_dropped(),
+        )
+        due = now.boot_ns >= self._told_ns + self._heartbeat_ns
+        if (news != told or due) and self._send(news):
+            self._told, self._told_ns = news, now.boot_ns
+
+    def tell_call(
+        self, purpose: str, end: election.Returned | election.Failed, called_ns: int
+    ) -> None:
+        outcome = "ok" if isinstance(end, election.Returned) else end.failure.kind.name.lower()
+        self._send(wire.CallTook(purpose, outcome, linux.boottime_ns() - called_ns))
+
+    def _send(self, message: Message) -> bool:
+        return self._seat.reports is not None and self._seat.reports.send(message)
+
+
+def _holding(grant: Grant) -> election.Holding:
+    granted_ns = grant.expires_at_ns - grant.renewed_at_ns
+    return election.Holding(grant.token, grant.uid, grant.claim, granted_ns)
+
+
+def _job(
+    effect: election.Read | election.Create | election.Update | election.NameSuccessor,
+) -> _Job:
     match effect:
         case election.Read(call_id=call_id):
             return call_id, "read", lambda lock, timeout_s: lock.read(timeout_s)
@@ -438,6 +494,12 @@ def _job(effect: election.Read | election.Create | election.Update) -> _Job:
             return call_id, "create", lambda lock, timeout_s: lock.create(record, timeout_s)
         case election.Update(call_id=call_id, record=record, seen=seen):
             return call_id, "update", lambda lock, timeout_s: lock.update(record, seen, timeout_s)
+        case election.NameSuccessor(call_id=call_id, successor=successor, seen=seen):
+            return (
+                call_id,
+                "update",
+                lambda lock, timeout_s: lock.name_successor(successor, seen, timeout_s),
+            )
         case _:
             assert_never(effect)
 

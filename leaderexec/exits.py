@@ -30,7 +30,7 @@ EXIT_CODES: Final[tuple[tuple[str, str], ...]] = (
     (str(INTERNAL), "internal error"),
     (str(NOT_EXECUTABLE), "COMMAND was found but cannot be executed"),
     (str(NOT_FOUND), "COMMAND was not found"),
-    (f"{SIGNALED}+n", "signal n ended a candidate that was not leading"),
+    (f"{SIGNALED}+n", "signal n ended a candidate that was not leading, or that has no COMMAND"),
 )
 
 

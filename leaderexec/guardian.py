@@ -1,14 +1,15 @@
 """Owns time: the process that users start. One poll loop that carries out what tenure decides.
 
-The guardian forks the elector and, for each run of the child, a keeper. It has no threads and uses
-no network, so that nothing but the kernel can delay it: PID 1 in a container. Every signal is
-blocked for its whole life and read from a descriptor.
+The guardian forks the elector, for each run of the child a keeper, and, if anything is served, the
+server. It has no threads and uses no network (the listening sockets it only holds), so that nothing
+but the kernel can delay it: PID 1 in a container. Every signal is blocked for its whole life and
+read from a descriptor.
 
-Races it guards: a keeper is known to the elector (the pipe that will prove its tree
-dead is sent) before it may start anything,
-so that an elector which outlives us waits for it; what a dead keeper leaves falls to us, because
-we are a subreaper ourselves, and is killed before anything else is believed. Nothing here loops
-for as long as a tree pleases: whatever it does, the elector is answered and the deadline kept.
+Races it guards: a keeper is known to the elector (the pipe that will prove its tree dead is sent)
+before it may start anything, so that an elector which outlives us waits for it; what a dead keeper
+leaves falls to us, because we are a subreaper ourselves, and is killed before anything else is
+believed. Nothing here loops for as long as a tree pleases: whatever it does, the elector is
+answered and the deadline kept.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import select
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn, assert_never
+from typing import TYPE_CHECKING, Any, Final, NoReturn, assert_never
 
 from leaderexec import channel as wire
 from leaderexec import exits, linux, log, tenure
@@ -27,12 +28,15 @@ from leaderexec.keeper import ChildSpec, Keeper
 from leaderexec.model import SECOND_NS, Claim, Grant, Timing, Token, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from socket import socket
 
     from leaderexec.log import Log
 
 #: What keepers call themselves.
 KEEPER_NAME: Final = "leaderexec-keep"
+#: What servers call themselves.
+SERVER_NAME: Final = "leaderexec-http"
 
 #: Signals that ask a process to stop, besides the configured stop signal.
 _STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
@@ -52,6 +56,7 @@ class ElectorSeat:
 
     `guardian_pidfd` tells the guardian's death; `proof_fd`, if there is a tree already, its end
     (keeper.PROOF). `grant` is the last one under which a tree was started and not yet given back.
+    `reports` is where a server wants to be told of the lock, if there is one.
     """
 
     channel: Channel
@@ -59,13 +64,37 @@ class ElectorSeat:
     proof_fd: int | None
     generation: int
     grant: Grant | None
+    reports: Channel | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSeat:
+    """What a new server is given: where guardian and elector report to."""
+
+    reports: Channel
+    guardian_pidfd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What is served: `run` turns a forked process into a server on the `listeners`.
+
+    The listening sockets stay open here, so that a server may die and be forked again while its
+    clients wait.
+    """
+
+    run: Callable[[ServerSeat], None]
+    listeners: Sequence[socket]
 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What the guardian is to do: the child, and the rules for running it."""
+    """What the guardian is to do: the child, and the rules for running it.
 
-    path: str
+    `path` is None when there is none: then a leadership is all that there is.
+    """
+
+    path: str | None
     argv: tuple[str, ...]
     environ: Mapping[str, str]
     election: str
@@ -95,15 +124,55 @@ class _Peer:
         self.channel.close()
 
 
+class _Reports:
+    """Tells the server what the guardian has, on every change and at every heartbeat.
+
+    One socketpair for all servers and electors to come: a message is lost only when its buffer is
+    full, and then the next one tells the same.
+    """
+
+    def __init__(self, heartbeat_ns: int) -> None:
+        self.ours, self.theirs = wire.pair()
+        self.totals = dict.fromkeys(("grants", "leaderships", "child_starts", "elector_starts"), 0)
+        self._heartbeat_ns = heartbeat_ns
+        self._told: wire.TenureIs | None = None
+        self._told_ns = 0
+        self._token: int | None = None
+
+    def tell(self, *, token: int | None, **facts: Any) -> None:
+        if token is not None and token != self._token:
+            self._token = token
+            self.totals["leaderships"] += 1
+        now_ns = linux.boottime_ns()
+        fields = {**facts, **self.totals}
+        news = wire.TenureIs(token=token, lines_dropped=log.lines_dropped(), **fields)
+        due = now_ns >= self._told_ns + self._heartbeat_ns
+        if (news != self._told or due) and self.ours.send(news):
+            self._told, self._told_ns = news, now_ns
+
+    def forget(self) -> None:
+        """Tell everything anew: there is another server."""
+        self._told = None
+
+
 class Guardian:
     """The life of one leaderexec. `run_elector` turns a forked process into an elector."""
 
     def __init__(
-        self, orders: Orders, run_elector: Callable[[ElectorSeat], None], log_: Log
+        self,
+        orders: Orders,
+        run_elector: Callable[[ElectorSeat], None],
+        log_: Log,
+        service: Service | None = None,
     ) -> None:
         self._orders = orders
         self._run_elector = run_elector
         self._log = log_
+        self._service = service
+        self._server_pid: int | None = None
+        self._server_from_ns = 0
+        self._reports = _Reports(orders.timing.heartbeat_ns) if service else None
+        self._lock = ""
         self._namespace = ""
         self._opened = False
         self._interrupts = 0
@@ -148,6 +217,7 @@ class Guardian:
             campaign_timeout_ns=orders.campaign_timeout_ns,
             signal_group=orders.signal_group,
             now_ns=linux.boottime_ns(),
+            has_child=orders.path is not None,
         )
 
     def run(self) -> int:
@@ -171,6 +241,8 @@ class Guardian:
                 self._sweep()
             self._step(tenure.Woke())
             self._keep_spare()
+            self._keep_server()
+            self._report()
         self._leave()
         return self._exit_code
 
@@ -228,6 +300,7 @@ class Guardian:
             case wire.Refused(message=text):
                 self._refused(text)
             case wire.GrantSent():
+                self._count("grants")
                 self._step(tenure.Granted(_grant(message)))
             case wire.LostSent(generation=generation, token=token, reason=reason):
                 self._step(tenure.LeadershipLost(generation, Token(token), reason))
@@ -246,15 +319,20 @@ class Guardian:
                 self._drop_child()
                 with contextlib.suppress(OSError):
                     self._child = (pid, os.pidfd_open(pid))
+                self._count("child_starts")
                 self._log.info("child started", pid=pid, command=self._orders.argv[0])
             case wire.ChildNotStarted(errno=errno):
                 self._not_started(errno)
             case wire.ChildStatus(status=status):
-                self._step(tenure.ChildEnded(exits.from_wait_status(status)))
+                code = exits.from_wait_status(status)
+                if self._reports:
+                    self._reports.ours.send(wire.ChildExited(code))
+                self._step(tenure.ChildEnded(code))
             case _:
                 self._log.error("unexpected message", message=type(message).__name__)
 
     def _opened_lock(self, lock: str, namespace: str) -> None:
+        self._lock = lock
         self._namespace = namespace
         if self._opened:
             return
@@ -308,6 +386,9 @@ class Guardian:
                 self._keeper_ended(status)
             elif self._spare and pid == self._spare[0].pid:
                 self._drop_spare()
+            elif pid == self._server_pid:
+                self._server_pid = None
+                self._log.error("the server died", status=exits.from_wait_status(status))
 
     def _elector_ended(self) -> None:
         elector = self._elector
@@ -340,11 +421,11 @@ class Guardian:
             self._step(tenure.KeeperDied())
 
     def _spared(self) -> frozenset[int]:
-        elector = {self._elector.pid} if self._elector else set()
-        return frozenset(elector | self._strangers)
+        ours = {self._elector.pid if self._elector else 0, self._server_pid or 0}
+        return frozenset(ours | self._strangers)
 
     def _sweep(self) -> None:
-        """Kill what fell to us; when no child but the elector is left, the tree is dead.
+        """Kill what fell to us; when none is left but elector and server, the tree is dead.
 
         The list of children is exact, because only this thread forks and reaps, and every process
         of the tree has an ancestor in it. One pass a turn: the elector must hear from us.
@@ -380,13 +461,64 @@ class Guardian:
             return
         if pid == 0:
             ours.close()
-            seat = ElectorSeat(theirs, self._pidfd, self._proof_fd, generation, self._tenure.grant)
+            seat = ElectorSeat(
+                theirs,
+                self._pidfd,
+                self._proof_fd,
+                generation,
+                self._tenure.grant,
+                self._reports.ours if self._reports else None,
+            )
             self._forked("leaderexec-elec", lambda: self._run_elector(seat))
+        self._count("elector_starts")
         theirs.close()
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
         self._elector = _Peer(pid, ours)
         self._poll.register(ours.fileno(), select.POLLIN)
+
+    def _keep_server(self) -> None:
+        """See to it that a server runs; one that dies again and again is no hurry."""
+        now_ns = linux.boottime_ns()
+        service, reports = self._service, self._reports
+        if not service or not reports or self._server_pid or now_ns < self._server_from_ns:
+            return
+        self._server_from_ns = now_ns + SECOND_NS
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._log.error("cannot fork the server", error=str(error))
+            return
+        if pid == 0:
+            seat = ServerSeat(reports.theirs, self._pidfd)
+
+            def serve() -> None:
+                linux.be_ordinary(self._nice)
+                service.run(seat)
+
+            self._forked(SERVER_NAME, serve)
+        self._server_pid = pid
+        reports.forget()
+
+    def _report(self) -> None:
+        if not self._reports:
+            return
+        grant = self._tenure.grant
+        self._reports.tell(
+            state=self._tenure.state.value,
+            elector_is_alive=self._elector is not None,
+            lock=self._lock,
+            namespace=self._namespace,
+            token=grant.token if grant else None,
+            transitions=grant.claim.transitions if grant else None,
+            renew_by_ns=self._tenure.renew_by_ns,
+            keeper_pid=self._keeper.pid if self._keeper else None,
+            child_pid=self._child[0] if self._child else None,
+        )
+
+    def _count(self, what: str) -> None:
+        if self._reports:
+            self._reports.totals[what] += 1
 
     def _fork_keeper(self) -> None:
         """Fork a keeper ahead of its use: a handover should not wait for it."""
@@ -424,7 +556,7 @@ class Guardian:
     def _keep_spare(self) -> None:
         """See to it that a keeper waits while we stand by; one that dies is no hurry."""
         now_ns = linux.boottime_ns()
-        idle = self._tenure.state is tenure.State.IDLE
+        idle = self._tenure.state is tenure.State.IDLE and self._orders.path is not None
         if idle and self._spare is None and now_ns >= self._spare_from_ns:
             self._spare_from_ns = now_ns + SECOND_NS
             self._fork_keeper()
@@ -471,6 +603,10 @@ class Guardian:
             linux.be_prompt()
             self._signals.close()
             self._timer.close()
+            if self._service and name != SERVER_NAME:
+                # Whoever outlives us must not keep the port from our successor.
+                for listener in self._service.listeners:
+                    listener.close()
             for peer in (self._elector, self._keeper, self._spare and self._spare[0]):
                 if peer:
                     peer.channel.close()
@@ -484,6 +620,8 @@ class Guardian:
             os._exit(code)
 
     def _child_spec(self) -> ChildSpec:
+        if self._orders.path is None:
+            raise AssertionError("a keeper without a command")
         return ChildSpec(
             path=self._orders.path,
             argv=self._orders.argv,

@@ -10,8 +10,10 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import struct
 import time
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +40,7 @@ _CLOCK_BOOTTIME: Final = 7
 _TFD_TIMER_ABSTIME: Final = 1
 _SIGSET_BYTES: Final = 128
 _SIGINFO_BYTES: Final = 128
+_NAME_BYTES: Final = 90
 
 #: All signals that can be blocked.
 ALL_SIGNALS: Final = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
@@ -176,6 +179,24 @@ def proc_is_ours() -> bool:
         return os.readlink("/proc/self") == str(os.getpid())
     except OSError:
         return False
+
+
+def claim_name(name: str) -> socket.socket | None:
+    """Take a name that one process of this network namespace can have; None if it is taken.
+
+    The name is an abstract socket's: it is given back by the kernel when the last process that has
+    the descriptor ends, however it ends.
+    """
+    data = os.fsencode(name)
+    # As much of it as fits, and a checksum for the rest: two that collide only miss the name.
+    address = b"\0" + data[:_NAME_BYTES] + b"-%08x" % zlib.crc32(data)
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(address)
+    except OSError:
+        claim.close()
+        return None
+    return claim
 
 
 def hold_standard_descriptors() -> None:

@@ -56,6 +56,8 @@ class Sink:
     def __init__(self, fd: int = 2) -> None:
         #: How many lines were dropped since the last that was written.
         self.dropped = 0
+        #: How many were dropped at all.
+        self.dropped_in_all = 0
         self._write = _way_to(fd)
 
     def line(self, text: str) -> None:
@@ -63,12 +65,16 @@ class Sink:
         if self.dropped:
             notice = f"leaderexec: {self.dropped} log lines dropped, nobody read them\n"
             if not self._write(notice.encode()):
-                self.dropped += 1
+                self._drop()
                 return
             self.dropped = 0
         data = text.encode(errors="backslashreplace")[: _PIPE_BUF - 1] + b"\n"
         if not self._write(data):
-            self.dropped += 1
+            self._drop()
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        self.dropped_in_all += 1
 
     # The methods that structlog calls on the logger at the end of its chain.
     msg = debug = info = warning = error = critical = line
@@ -135,6 +141,15 @@ def _by_socket(fd: int) -> Callable[[bytes], bool]:
     return write
 
 
+#: The sinks of this process's logs, for counting.
+_SINKS: Final[list[Sink]] = []
+
+
+def lines_dropped() -> int:
+    """Return how many lines this process, and before a fork its parent, had to drop."""
+    return sum(sink.dropped_in_all for sink in _SINKS)
+
+
 def configure(*, level: str, form: str, environ: Mapping[str, str], role: str) -> Log:
     """Return the log of this process and of those that it forks.
 
@@ -142,6 +157,7 @@ def configure(*, level: str, form: str, environ: Mapping[str, str], role: str) -
     honoured (no-color.org).
     """
     sink = Sink()
+    _SINKS.append(sink)
     if form == "auto":
         form = "console" if os.isatty(2) else "json"
     render: structlog.typing.Processor

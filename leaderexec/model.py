@@ -123,6 +123,18 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class LockTraits:
+    """What the format of a lock, and the candidates that use it, ask of an election.
+
+    Times are kept in multiples of `time_unit_us`. Where `peers_judge_by_own_duration`, the others
+    take a lock when it has not changed for as long as they were told, whatever its record says.
+    """
+
+    time_unit_us: int = 1
+    peers_judge_by_own_duration: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One version of the lock's object as it was read or written.
 

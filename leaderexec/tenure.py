@@ -332,7 +332,8 @@ class Tenure:
 
     `stop_timeout_ns` bounds how long a tree may drain after the stop signal; `campaign_timeout_ns`
     how long to stand by (0: one try, None: for ever); `signal_group` sends the stop signal to the
-    child's whole process group.
+    child's whole process group. Without a child (`has_child`) a leadership runs an empty tree,
+    which is gone as soon as it is to stop.
     """
 
     def __init__(
@@ -345,6 +346,7 @@ class Tenure:
         campaign_timeout_ns: int | None,
         signal_group: bool,
         now_ns: int,
+        has_child: bool = True,
     ) -> None:
         self.state = State.IDLE
         #: When to step with `Woke` at the latest; None while only events matter.
@@ -358,6 +360,7 @@ class Tenure:
         self._on_loss = on_loss
         self._campaign_timeout_ns = campaign_timeout_ns
         self._scope = Scope.GROUP if signal_group else Scope.CHILD
+        self._has_child = has_child
         self._now_ns = now_ns
         self._effects: list[Effect] = []
         self._lateness_ns = 0
@@ -445,6 +448,11 @@ class Tenure:
             raise AssertionError("a grant that nobody uses")
 
     @property
+    def renew_by_ns(self) -> int | None:
+        """When leading is over unless another grant comes; None without a grant."""
+        return None if self.grant is None else self._stop_at_ns
+
+    @property
     def kill_at_ns(self) -> int:
         """When the present tree must be killed, whatever else happens."""
         if self._stop_by_ns is None:
@@ -505,7 +513,11 @@ class Tenure:
             self._keeper = self._new_vigil()
             self._ping_at_ns = now_ns + self._timing.heartbeat_ns
             self._move(Cause.GRANTED, "debug", token=grant.token)
-            self._effects.append(StartTree(grant, self._stop_at_ns, self._kill_at_ns))
+            if self._has_child:
+                self._effects.append(StartTree(grant, self._stop_at_ns, self._kill_at_ns))
+            else:
+                leader = grant.claim.holder
+                self._effects.append(Note("info", f"leader is {leader}", {"leader": leader}))
             return
         held = self.grant
         if held is None or self.state is State.GONE or grant.token != held.token:
@@ -584,12 +596,15 @@ class Tenure:
         if held is None:
             raise AssertionError("a tree without a grant")
         if self._child_exit_code is None:
-            # The child never ran, or its keeper died with what it knew of it.
+            # There is none, it never ran, or its keeper died with what it knew of it.
             self._because(_Why.LOST)
             self._child_exit_code = 137
         self._take_over_at_ns = None
         self._because(_Why.ENDED)
-        self._move(Cause.TREE_ENDED, exit_code=self._child_exit_code)
+        if self._has_child:
+            self._move(Cause.TREE_ENDED, exit_code=self._child_exit_code)
+        else:
+            self._move(Cause.TREE_ENDED)
         if self._why is not _Why.LOST:
             self._will_end(self._child_exit_code)
         elif self._on_loss is OnLoss.EXIT:
@@ -643,6 +658,8 @@ class Tenure:
                 self._ask_release()
             case State.RUNNING:
                 self._ending = True
+                if not self._has_child:
+                    self._child_exit_code = 128 + signum
                 self._stop(Cause.STOP_ASKED, signal=signum)
             case State.STOPPING:
                 if event.kill:
@@ -715,6 +732,10 @@ class Tenure:
                 self._effects.append(KillElector())
             else:
                 self._wake(self._elector.due_ns)
+        if not self._has_child:
+            self._pass_deadlines()
+            if self.state in {State.STOPPING, State.KILLING}:
+                self._tree_ended()
         match self.state:
             case State.IDLE:
                 self._act_idle()
@@ -768,6 +789,9 @@ class Tenure:
                 else:
                     self._wake(self._take_over_at_ns)
             return
+        self._wake(self._stop_at_ns if self.state is State.RUNNING else self.kill_at_ns)
+        if not self._has_child:
+            return
         if self._keeper.silent(now_ns):
             self._keeper_failed("the keeper is silent")
             return
@@ -776,4 +800,3 @@ class Tenure:
             self._effects.append(PingKeeper())
         self._wake(self._ping_at_ns)
         self._wake(self._keeper.due_ns)
-        self._wake(self._stop_at_ns if self.state is State.RUNNING else self.kill_at_ns)
