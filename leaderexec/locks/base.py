@@ -1,4 +1,4 @@
-"""The lock as the election sees it: four verbs and four ways to fail.
+"""The lock as the election sees it: five verbs and four ways to fail.
 
 Owns the protocol that every lock keeps and the errors it may raise; nothing above it sees an
 exception of a library below. Verified by one contract suite that all locks pass.
@@ -45,9 +45,12 @@ class Unavailable(LockError):
 class Lock(ABC):
     """One election's record in one place, changed by compare-and-swap only.
 
-    `read`, `create` and `update` are called from one thread, one at a time, and return or raise
-    within `timeout_s` as far as the operating system lets them. `watch` runs on a thread of its
-    own beside them; `interrupt_watch` is called from any thread.
+    `read`, `create`, `update` and `name_successor` are called from one thread, one at a time, and
+    return or raise within `timeout_s` as far as the operating system lets them. `watch` runs on a
+    thread of its own beside them; `interrupt_watch` is called from any thread.
+
+    What a write returns is what the lock keeps, as a read would return it: times are cut to whole
+    seconds by locks whose format has no fractions.
     """
 
     #: What a person calls this lock: `lease default/x`.
@@ -73,9 +76,11 @@ class Lock(ABC):
         """
 
     def name_successor(self, successor: str, seen: Snapshot, timeout_s: float) -> Snapshot:
-        """Note in the object at `seen` who is next in line; its record stays as it is.
+        """Note in the object at `seen` who is next in line, nobody if empty; its record stays.
 
-        Raises as `update` does. Never asked of a lock whose snapshots say None for the successor.
+        It is a change of the object like any other: it makes a new version, over which a write of
+        the leader is a conflict. Raises as `update` does. Never asked of a lock whose snapshots say
+        None for the successor.
         """
         raise NotImplementedError(f"{self.description} keeps no successor {successor!r}")
 
@@ -95,3 +100,10 @@ class Lock(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release connections and descriptors."""
+
+
+def successor_after(record: Record, seen: Snapshot) -> str:
+    """Return who stays named when `record` replaces `seen`: nobody once the holder is another."""
+    if record.holder and record.holder != seen.record.holder:
+        return ""
+    return seen.successor or ""

@@ -44,7 +44,6 @@ import errno
 import fcntl
 import functools
 import json
-import math
 import os
 import re
 import reprlib
@@ -57,16 +56,18 @@ import zlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from leaderexec.locks.base import Absent, Conflict, Forbidden, Lock, Unavailable
-from leaderexec.locks.timestamps import format_us, parse_us
-from leaderexec.model import Record, Snapshot
+from leaderexec.locks.fields import from_fields, parse_object, to_fields
+from leaderexec.locks.timestamps import format_us
+from leaderexec.model import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
+
+    from leaderexec.model import Record
 
 #: Larger than any record with its unknown keys has a reason to be.
 MAX_BYTES: Final = 64 * 1024
 
-_MAX_INT32: Final = 2**31 - 1
 _MAX_VERSION: Final = 2**63 - 1
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,18}")
 _HIGHEST: Final = re.compile(rb"([0-9]{19}) ([0-9a-f]{8})\n")
@@ -101,74 +102,6 @@ class _Stored(NamedTuple):
     permissions: int
 
 
-def to_json(record: Record, kept: Mapping[str, object]) -> dict[str, object]:
-    """Return the record's wire form, with those keys of `kept` that it does not know."""
-    return {
-        **kept,
-        "holderIdentity": record.holder,
-        "leaseDurationSeconds": record.lease_duration_s,
-        "acquireTime": _time_to_json(record.acquire_time_us),
-        "renewTime": _time_to_json(record.renew_time_us),
-        "leaseTransitions": record.transitions,
-    }
-
-
-def from_json(value: object) -> Record:
-    """Read the record's wire form; raise ValueError naming the key that is wrong."""
-    if not isinstance(value, dict):
-        raise ValueError(f"record is not an object: {reprlib.repr(value)}")
-    holder = value.get("holderIdentity")
-    if holder is not None and not isinstance(holder, str):
-        raise ValueError(f"holderIdentity is not a string: {reprlib.repr(holder)}")
-    return Record(
-        holder=holder or "",
-        lease_duration_s=_whole(value, "leaseDurationSeconds"),
-        acquire_time_us=_time_from_json(value, "acquireTime"),
-        renew_time_us=_time_from_json(value, "renewTime"),
-        transitions=_whole(value, "leaseTransitions"),
-    )
-
-
-def _time_to_json(time_us: int | None) -> str | None:
-    return None if time_us is None else format_us(time_us)
-
-
-def _time_from_json(record: Mapping[str, object], key: str) -> int | None:
-    value = record.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise ValueError(f"{key} is not a string: {reprlib.repr(value)}")
-    try:
-        return parse_us(value)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
-
-
-def _whole(record: Mapping[str, object], key: str) -> int:
-    value = record.get(key)
-    if value is None:
-        return 0
-    # A bool is an int to isinstance, and a float is not what others write.
-    if type(value) is not int or not 0 <= value <= _MAX_INT32:
-        raise ValueError(
-            f"{key} is not a whole number from 0 to {_MAX_INT32}: {reprlib.repr(value)}"
-        )
-    return value
-
-
-def _finite(text: str) -> float:
-    """Refuse a number that would be read as infinity and written as something else."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{reprlib.repr(text)} is out of range")
-    return value
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
-
-
 def _decode(data: bytes, election: str) -> tuple[dict[str, Any], Snapshot]:
     """Read a whole document; raise _Unusable naming what is wrong."""
     if not data:
@@ -176,13 +109,13 @@ def _decode(data: bytes, election: str) -> tuple[dict[str, Any], Snapshot]:
     if len(data) > MAX_BYTES:
         raise _Unusable(f"it is larger than {MAX_BYTES} bytes")
     try:
-        document = json.loads(
-            data.decode("utf-8"), parse_float=_finite, parse_constant=_no_constant
-        )
-    except (ValueError, RecursionError) as error:
+        text = data.decode("utf-8")
+    except ValueError as error:
         raise _Unusable(f"it is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise _Unusable(f"it is not a JSON object: {reprlib.repr(document)}")
+    try:
+        document = parse_object(text)
+    except ValueError as error:
+        raise _Unusable(f"it {error}") from error
     theirs = document.get("election")
     if not isinstance(theirs, str):
         raise _Unusable(f"election is not a string: {reprlib.repr(theirs)}")
@@ -196,11 +129,14 @@ def _decode(data: bytes, election: str) -> tuple[dict[str, Any], Snapshot]:
         raise _Unusable(f"resourceVersion is not a number in a string: {reprlib.repr(version)}")
     if int(version) > _MAX_VERSION:
         raise _Unusable(f"resourceVersion is larger than {_MAX_VERSION}: {version}")
+    fields = document.get("record")
+    if not isinstance(fields, dict):
+        raise _Unusable(f"record is not an object: {reprlib.repr(fields)}")
     try:
-        record = from_json(document.get("record"))
+        record = from_fields(fields)
     except ValueError as error:
         raise _Unusable(str(error)) from error
-    return document, Snapshot(record, uid, version, document)
+    return document, Snapshot(record, uid, version, origin=document)
 
 
 def _encode(document: dict[str, Any], election: str, record: Record) -> tuple[bytes, Snapshot]:
@@ -567,7 +503,7 @@ class FileLock(Lock):
         number = self._files.next_version(guard, stored)
         election = self._files.election
         try:
-            fields = to_json(record, kept.get("record", {}))
+            fields = {**kept.get("record", {}), **to_fields(record, format_us)}
         except ValueError as error:
             raise _Unusable(f"the record cannot be written: {error}") from error
         document = {

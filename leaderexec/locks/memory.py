@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from leaderexec.locks.base import Absent, Conflict, Lock
+from leaderexec.locks.base import Absent, Conflict, Lock, successor_after
 from leaderexec.model import Snapshot
 
 if TYPE_CHECKING:
@@ -43,20 +43,19 @@ class MemoryStore:
             if self.history[-1] is not None:
                 raise Conflict("cannot create memory: it exists")
             self._objects += 1
-            return self._append(record, f"object-{self._objects}")
+            return self._append(record, f"object-{self._objects}", "")
 
     def update(self, record: Record, seen: Snapshot) -> Snapshot:
         """Replace the version `seen`; raise Absent or Conflict when it is not the newest."""
         with self.changed:
-            found = self.history[-1]
-            if found is None:
-                raise Absent("cannot update memory: it does not exist")
-            if (found.uid, found.version) != (seen.uid, seen.version):
-                raise Conflict(
-                    f"cannot update memory: it is at version {found.version} of {found.uid}, no "
-                    f"longer at {seen.version} of {seen.uid}"
-                )
-            return self._append(record, found.uid)
+            found = self._found("update memory", seen)
+            return self._append(record, found.uid, successor_after(record, found))
+
+    def name_successor(self, successor: str, seen: Snapshot) -> Snapshot:
+        """Change who is next in line; raise as `update` does."""
+        with self.changed:
+            found = self._found("name a successor in memory", seen)
+            return self._append(found.record, found.uid, successor)
 
     def delete(self) -> None:
         """Delete the object, if there is one, as a person would by hand."""
@@ -65,9 +64,21 @@ class MemoryStore:
                 self.history.append(None)
                 self.changed.notify_all()
 
-    def _append(self, record: Record, uid: str) -> Snapshot:
+    def _found(self, verb: str, seen: Snapshot) -> Snapshot:
+        """Return the newest version, which must be `seen`."""
+        found = self.history[-1]
+        if found is None:
+            raise Absent(f"cannot {verb}: it does not exist")
+        if (found.uid, found.version) != (seen.uid, seen.version):
+            raise Conflict(
+                f"cannot {verb}: it is at version {found.version} of {found.uid}, no longer at "
+                f"{seen.version} of {seen.uid}"
+            )
+        return found
+
+    def _append(self, record: Record, uid: str, successor: str) -> Snapshot:
         self._version += 1
-        snapshot = Snapshot(record, uid, str(self._version))
+        snapshot = Snapshot(record, uid, str(self._version), successor)
         self.history.append(snapshot)
         self.changed.notify_all()
         return snapshot
@@ -94,6 +105,10 @@ class MemoryLock(Lock):
     def update(self, record: Record, seen: Snapshot, timeout_s: float) -> Snapshot:  # noqa: ARG002 - the same
         """Replace the version `seen`."""
         return self._store.update(record, seen)
+
+    def name_successor(self, successor: str, seen: Snapshot, timeout_s: float) -> Snapshot:  # noqa: ARG002 - the same
+        """Change who is next in line."""
+        return self._store.name_successor(successor, seen)
 
     def watch(self, since: Snapshot | None) -> Iterator[Snapshot | None]:
         """Yield every version after `since`; from the newest on, if `since` never was one."""

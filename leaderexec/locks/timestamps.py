@@ -1,9 +1,9 @@
 """RFC 3339 times on the wire, as whole microseconds since the epoch.
 
-Owns the two directions of the format that a Lease's MicroTime has: written with exactly six
-fractional digits and `Z`, read in whatever form of RFC 3339 another writer chose. It must not know
-which record a time stands in, and no time here is ever compared with a clock: they are for display
-and for other readers.
+Owns the two directions of the format: written with `Z` and either exactly six fractional digits, as
+a Lease's MicroTime has them, or none, as a Time has it; read in whatever form of RFC 3339 another
+writer chose. It must not know which record a time stands in, and no time here is ever compared with
+a clock: they are for display and for other readers.
 
 Guards against the traps of `datetime`, which writes a whole second without a fraction (refused as
 a MicroTime), cannot hold the year 0 or a leap second, and overflows on an offset at the end of the
@@ -42,19 +42,28 @@ def format_us(time_us: int) -> str:
 
     Raise ValueError outside the years 0000 to 9999, which the format cannot express.
     """
+    return f"{_up_to_the_second(time_us)}.{time_us % SECOND_US:06}Z"
+
+
+def format_whole_us(time_us: int) -> str:
+    """Write microseconds since the epoch as `2018-07-12T09:34:59Z`, the second they lie in.
+
+    Raise ValueError as `format_us` does.
+    """
+    return f"{_up_to_the_second(time_us)}Z"
+
+
+def _up_to_the_second(time_us: int) -> str:
     if not MIN_US <= time_us <= MAX_US:
         raise ValueError(f"{time_us} us is not within the years 0000 to 9999")
-    total_s, fraction_us = divmod(time_us, SECOND_US)
-    days, second_of_day = divmod(total_s, _DAY_S)
+    days, second_of_day = divmod(time_us // SECOND_US, _DAY_S)
     ordinal = days + _EPOCH_DAY
     shifted = ordinal < 1  # the year 0
     day = date.fromordinal(ordinal + _CYCLE_DAYS if shifted else ordinal)
     year = day.year - _CYCLE_YEARS if shifted else day.year
     minutes, second = divmod(second_of_day, 60)
     hour, minute = divmod(minutes, 60)
-    return (
-        f"{year:04}-{day.month:02}-{day.day:02}T{hour:02}:{minute:02}:{second:02}.{fraction_us:06}Z"
-    )
+    return f"{year:04}-{day.month:02}-{day.day:02}T{hour:02}:{minute:02}:{second:02}"
 
 
 def parse_us(text: str) -> int:

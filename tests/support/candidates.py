@@ -66,7 +66,7 @@ def is_gone(pid: int) -> bool:
 
 @dataclass
 class Candidate:
-    """One leaderexec: `options` before the command, `command` after the `--`.
+    """One leaderexec: `options` before the command, `command` after the `--`; none only elects.
 
     `wrapper` is put in front of it (`unshare ...`); the guardian is then found below it.
     """
@@ -83,7 +83,8 @@ class Candidate:
 
     def start(self) -> Self:
         """Start it; its standard error goes to `log_path` unless `stderr` is a descriptor."""
-        argv = [*self.wrapper, sys.executable, "-m", "leaderexec", *self.options, "--"]
+        argv = [*self.wrapper, sys.executable, "-m", "leaderexec", *self.options]
+        argv += ["--", *self.command] if self.command else []
         # Only what a test says: nothing of the machine's own configuration.
         env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(self.directory)}
         for name in ("COVERAGE_PROCESS_START", "COVERAGE_FILE"):
@@ -94,7 +95,7 @@ class Candidate:
             self.output_path.open("ab") as output,
         ):
             self._process = subprocess.Popen(
-                [*argv, *self.command],
+                argv,
                 env={**env, **self.env},
                 stdin=self.stdin,
                 stdout=output,
@@ -147,6 +148,11 @@ class Candidate:
         return str(self.wait_event("campaigning")["identity"])
 
     @property
+    def port(self) -> int:
+        """The port that it serves on."""
+        return int(self.wait_event("serving")["port"])
+
+    @property
     def process(self) -> subprocess.Popen[bytes]:
         """The process that was started."""
         assert self._process is not None, f"{self.name} was not started"
@@ -165,7 +171,7 @@ class Candidate:
         )
 
     def part(self, name: str) -> int:
-        """The pid of its `elec`tor or `keep`er, waiting until there is one."""
+        """The pid of its `elec`tor, `keep`er or `http` server, waiting until there is one."""
         guardian = self.guardian
         return wait_until(
             lambda: next(

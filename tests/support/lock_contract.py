@@ -1,8 +1,8 @@
 """The contract of every lock, as tests: a fake that passes them may stand for the real one.
 
-Owns: what `leaderexec.locks.base` promises, put so that any lock can be asked. A subclass whose
-name begins with `Test` provides `lock_factory` and `delete`; each test gets a lock that has no
-object yet.
+Owns: what `leaderexec.locks.base` promises, put so that any lock can be asked; and what those
+promise besides that keep a successor. A subclass whose name begins with `Test` provides
+`lock_factory` and `delete`; each test gets a lock that has no object yet.
 Must not know: which lock it is, and so how it stores a record.
 Guards against: a fake that is kinder than the real lock, and a lock whose compare-and-swap loses an
 update or brings a deleted object back.
@@ -104,6 +104,8 @@ class LockContract:
     #: Concurrent clients, and the increments of each.
     clients = 4
     increments = 10
+    #: Times are cut to multiples of this, in microseconds.
+    precision_us = 1
 
     @pytest.fixture
     def lock_factory(self) -> LockFactory:
@@ -119,6 +121,17 @@ class LockContract:
     def lock(self, lock_factory: LockFactory) -> Lock:
         """Return one client."""
         return lock_factory()
+
+    def kept(self, record: Record) -> Record:
+        """Return `record` as this lock keeps it."""
+        return replace(
+            record,
+            acquire_time_us=self._cut(record.acquire_time_us),
+            renew_time_us=self._cut(record.renew_time_us),
+        )
+
+    def _cut(self, time_us: int | None) -> int | None:
+        return None if time_us is None else time_us - time_us % self.precision_us
 
     def watching(self, lock: Lock, since: Snapshot | None) -> Watching:
         """Watch on another thread, within the bound of this lock."""
@@ -149,7 +162,7 @@ class LockContract:
     def test_what_was_created_is_read_by_every_client(self, lock_factory: LockFactory) -> None:
         """Creating returns what all clients then read."""
         created = lock_factory().create(FIRST, self.timeout_s)
-        assert created.record == FIRST
+        assert created.record == self.kept(FIRST)
         assert created.uid
         assert int(created.version) > 0
         assert lock_factory().read(self.timeout_s) == created
@@ -183,14 +196,14 @@ class LockContract:
         ],
     )
     def test_a_record_survives_exactly(self, lock_factory: LockFactory, record: Record) -> None:
-        """A record is read as it was created, and as it was updated."""
+        """A record is read as it was created, and as it was updated, to the lock's precision."""
         lock = lock_factory()
         created = lock.create(record, self.timeout_s)
-        assert created.record == record
+        assert created.record == self.kept(record)
         assert lock_factory().read(self.timeout_s) == created
         between = lock.update(renewed(FIRST, 5), created, self.timeout_s)
         updated = lock.update(record, between, self.timeout_s)
-        assert updated.record == record
+        assert updated.record == self.kept(record)
         assert lock_factory().read(self.timeout_s) == updated
 
     # --- update ---
@@ -202,7 +215,7 @@ class LockContract:
         seen = lock.read(self.timeout_s)
         assert seen is not None
         updated = lock.update(renewed(FIRST), seen, self.timeout_s)
-        assert updated.record == renewed(FIRST)
+        assert updated.record == self.kept(renewed(FIRST))
         assert updated.uid == created.uid
         assert int(updated.version) > int(created.version)
         assert lock_factory().read(self.timeout_s) == updated
@@ -459,3 +472,132 @@ class LockContract:
             lock.close()
             watching.wait_for_end()
         assert watching.error is None or isinstance(watching.error, LockError)
+
+
+class SuccessorContract(LockContract):
+    """What a lock promises besides that notes who is next in line."""
+
+    def test_at_first_nobody_is_next(self, lock_factory: LockFactory) -> None:
+        """A new object names no successor, which is not the same as keeping none."""
+        created = lock_factory().create(FIRST, self.timeout_s)
+        assert created.successor == ""
+        assert lock_factory().read(self.timeout_s) == created
+
+    @pytest.mark.parametrize("name", ["b", 'ö "\\\n☃𝄞 <&>'])
+    def test_a_successor_is_noted(self, lock_factory: LockFactory, name: str) -> None:
+        """Naming changes the successor and the version, and is what others then read."""
+        created = lock_factory().create(FIRST, self.timeout_s)
+        lock = lock_factory()
+        seen = lock.read(self.timeout_s)
+        assert seen is not None
+        named = lock.name_successor(name, seen, self.timeout_s)
+        assert named == replace(created, version=named.version, successor=name)
+        assert int(named.version) > int(created.version)
+        assert lock_factory().read(self.timeout_s) == named
+
+    def test_a_successor_may_be_another_or_nobody(self, lock: Lock) -> None:
+        """Who is next in line can be replaced and taken back."""
+        created = lock.create(FIRST, self.timeout_s)
+        first = lock.name_successor("b", created, self.timeout_s)
+        second = lock.name_successor("c", first, self.timeout_s)
+        assert second.successor == "c"
+        nobody = lock.name_successor("", second, self.timeout_s)
+        assert nobody.successor == ""
+        assert lock.read(self.timeout_s) == nobody
+
+    def test_renewing_and_giving_back_keep_the_successor(self, lock_factory: LockFactory) -> None:
+        """The holder's own writes leave standing what a standby noted."""
+        lock = lock_factory()
+        created = lock.create(FIRST, self.timeout_s)
+        named = lock_factory().name_successor("b", created, self.timeout_s)
+        after = lock.update(renewed(FIRST), named, self.timeout_s)
+        assert after.successor == "b"
+        free = replace(renewed(FIRST, 2), holder="", lease_duration_s=1)
+        freed = lock.update(free, after, self.timeout_s)
+        assert freed.successor == "b"
+        assert freed.record == self.kept(free)
+        assert lock_factory().read(self.timeout_s) == freed
+
+    @pytest.mark.parametrize("free_first", [False, True], ids=["expired", "free"])
+    @pytest.mark.parametrize("taker", ["b", "c"])
+    def test_taking_the_lock_leaves_nobody_named(
+        self, lock_factory: LockFactory, taker: str, *, free_first: bool
+    ) -> None:
+        """Once another holds the lock, whoever was next in line is so no more."""
+        lock = lock_factory()
+        created = lock.create(FIRST, self.timeout_s)
+        seen = lock.name_successor("b", created, self.timeout_s)
+        if free_first:
+            seen = lock.update(replace(renewed(FIRST), holder=""), seen, self.timeout_s)
+        taken = lock.update(replace(renewed(FIRST, 9), holder=taker), seen, self.timeout_s)
+        assert taken.successor == ""
+        assert lock_factory().read(self.timeout_s) == taken
+
+    def test_naming_over_a_renewal_is_a_conflict(self, lock_factory: LockFactory) -> None:
+        """Who has seen an older version names nobody, and takes no renewal back."""
+        lock, late = lock_factory(), lock_factory()
+        created = lock.create(FIRST, self.timeout_s)
+        updated = lock.update(renewed(FIRST), created, self.timeout_s)
+        with pytest.raises(Conflict) as caught:
+            late.name_successor("b", created, self.timeout_s)
+        assert str(caught.value).startswith(f"cannot name a successor in {lock.description}: ")
+        assert lock.read(self.timeout_s) == updated
+
+    def test_a_renewal_over_a_naming_is_a_conflict(self, lock_factory: LockFactory) -> None:
+        """A leader that has not seen the naming does not undo it."""
+        lock = lock_factory()
+        created = lock.create(FIRST, self.timeout_s)
+        named = lock_factory().name_successor("b", created, self.timeout_s)
+        with pytest.raises(Conflict):
+            lock.update(renewed(FIRST), created, self.timeout_s)
+        assert lock.read(self.timeout_s) == named
+
+    def test_only_one_of_two_is_named(self, lock_factory: LockFactory) -> None:
+        """Of standbys that name themselves over the same version one succeeds."""
+        created = lock_factory().create(FIRST, self.timeout_s)
+        named: list[Snapshot] = []
+
+        def name(lock: Lock, number: int) -> None:
+            with contextlib.suppress(Conflict):
+                named.append(lock.name_successor(f"client-{number}", created, self.timeout_s))
+
+        self._all_at_once(lock_factory, name)
+        assert len(named) == 1
+        assert lock_factory().read(self.timeout_s) == named[0]
+
+    def test_naming_in_another_object_is_a_conflict(self, lock: Lock) -> None:
+        """The right version of another object is not what stands here."""
+        created = lock.create(FIRST, self.timeout_s)
+        other = replace(created, uid="00000000-0000-4000-8000-000000000000")
+        with pytest.raises(Conflict):
+            lock.name_successor("b", other, self.timeout_s)
+        assert lock.read(self.timeout_s) == created
+
+    def test_naming_brings_nothing_back(self, lock: Lock, delete: Callable[[], None]) -> None:
+        """Naming in what was deleted fails, and creates nothing."""
+        created = lock.create(FIRST, self.timeout_s)
+        delete()
+        with pytest.raises((Absent, Conflict)):
+            lock.name_successor("b", created, self.timeout_s)
+        assert lock.read(self.timeout_s) is None
+
+    def test_naming_does_not_reach_a_newer_object(
+        self, lock: Lock, delete: Callable[[], None]
+    ) -> None:
+        """Nobody is named in an object that was created after what was seen was deleted."""
+        first = lock.create(FIRST, self.timeout_s)
+        delete()
+        second = lock.create(FIRST, self.timeout_s)
+        with pytest.raises(Conflict):
+            lock.name_successor("b", first, self.timeout_s)
+        assert lock.read(self.timeout_s) == second
+
+    def test_a_watch_yields_a_naming(self, lock_factory: LockFactory) -> None:
+        """A change of nothing but the successor is a version that is yielded."""
+        lock = lock_factory()
+        created = lock.create(FIRST, self.timeout_s)
+        with self.watching(lock_factory(), created) as watching:
+            watching.wait_for_yields(1)
+            named = lock.name_successor("b", created, self.timeout_s)
+            watching.wait_for_last(named)
+        assert watching.yielded == [created, named]

@@ -51,7 +51,10 @@ class Rally:
         wrapper: Sequence[str] = (),
         stderr: int | None = None,
     ) -> Candidate:
-        """Return a candidate that is not started; its child is a puppet unless `child` is given."""
+        """Return a candidate that is not started.
+
+        Its child is a puppet unless `child` is given; an empty one only elects.
+        """
         candidate = Candidate(
             name=name,
             options=[*(lock or self.lock), *self.timing, "--log-level=debug", *options],

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from leaderexec.locks import kubeapi
+from leaderexec.locks.annotation import ConfigMapLock, EndpointsLock
 from leaderexec.locks.base import Forbidden, Unavailable
 from leaderexec.locks.lease import LeaseLock
+from leaderexec.model import Record
 from tests.support.candidates import ROOT
+
+if TYPE_CHECKING:
+    from leaderexec.locks.kubeobject import KubernetesLock
 
 _IMPORT = """
 import json, sys
@@ -107,11 +112,26 @@ class _Refusing:
         return self._answer
 
 
-def test_a_missing_right_is_named() -> None:
-    """A 403 says which verb on which resource the role lacks."""
+@pytest.mark.parametrize(
+    ("lock_class", "resource"),
+    [
+        (LeaseLock, "'leases' of apiGroup 'coordination.k8s.io'"),
+        (EndpointsLock, "'endpoints' of apiGroup ''"),
+        (ConfigMapLock, "'configmaps' of apiGroup ''"),
+    ],
+)
+def test_a_missing_right_is_named(lock_class: type[KubernetesLock], resource: str) -> None:
+    """A 403 says which verb on which resource the role lacks, and for which names."""
     api: Any = _Refusing(403, {"message": "no"})
-    with pytest.raises(Forbidden, match=r"verb 'get' on resource 'leases'.*resourceNames \[x\]"):
-        LeaseLock(api, "ns", "x").read(1)
+    lock = lock_class(api, "ns", "x")
+    with pytest.raises(Forbidden) as caught:
+        lock.read(1)
+    assert str(caught.value) == (
+        f"cannot read {lock.description}: forbidden; the role needs verb 'get' on resource "
+        f"{resource} in namespace ns, resourceNames [x] (server: no)"
+    )
+    with pytest.raises(Forbidden, match=f"'create' on resource {resource} in namespace ns "):
+        lock.create(Record("a", 15), 1)
 
 
 @pytest.mark.parametrize(

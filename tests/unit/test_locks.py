@@ -11,14 +11,22 @@ import pytest
 
 from leaderexec.locks.file import FileLock
 from leaderexec.locks.memory import MemoryLock, MemoryStore
-from tests.support.lock_contract import FIRST, LockContract, LockFactory, renewed
+from tests.support.lock_contract import (
+    FIRST,
+    LockContract,
+    LockFactory,
+    SuccessorContract,
+    renewed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from leaderexec.locks.base import Lock
 
-class TestMemoryLock(LockContract):
+
+class TestMemoryLock(SuccessorContract):
     """The lock in memory keeps the contract."""
 
     @pytest.fixture
@@ -58,3 +66,11 @@ class TestFileLock(LockContract):
     @pytest.fixture
     def delete(self, path: Path) -> Callable[[], None]:
         return path.unlink
+
+    def test_it_keeps_no_successor(self, lock: Lock) -> None:
+        """Its versions say that there is no such thing, and it refuses to note one."""
+        created = lock.create(FIRST, self.timeout_s)
+        assert created.successor is None
+        assert lock.update(renewed(FIRST), created, self.timeout_s).successor is None
+        with pytest.raises(NotImplementedError, match="keeps no successor 'b'"):
+            lock.name_successor("b", created, self.timeout_s)

@@ -1,0 +1,410 @@
+"""The record as an annotation: byte for byte what Go wrote, and whatever others may have written.
+
+Owns: the translation in both directions, and what a write sends. What a server makes of it is asked
+in the kube lane.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leaderexec.locks.annotation import ConfigMapLock, EndpointsLock
+from leaderexec.locks.base import Unavailable
+from leaderexec.locks.kubeapi import Answer
+from leaderexec.locks.lease import LeaseLock
+from leaderexec.locks.timestamps import MAX_US, MIN_US, format_us, format_whole_us
+from leaderexec.model import SECOND_US, Record, Snapshot
+
+if TYPE_CHECKING:
+    from leaderexec.locks.kubeobject import KubernetesLock
+
+LEADER = "control-plane.alpha.kubernetes.io/leader"
+SUCCESSOR = "leaderexec/successor"
+
+RECORD = Record("x", 10, 1_531_388_099_000_000, 1_531_388_101_000_000, transitions=0)
+#: The example of the format, as the elector of 2016 wrote it.
+GOLDEN = (
+    '{"holderIdentity":"x","leaseDurationSeconds":10,"acquireTime":"2018-07-12T09:34:59Z",'
+    '"renewTime":"2018-07-12T09:35:01Z","leaderTransitions":0}'
+)
+
+times_us = st.none() | st.integers(MIN_US, MAX_US)
+int32s = st.integers(0, 2**31 - 1)
+records = st.builds(Record, st.text(), int32s, times_us, times_us, int32s)
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children),
+    max_leaves=5,
+)
+
+
+class Server:
+    """An API server that holds one object and takes whatever it is sent."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        self.body = copy.deepcopy(body)
+        self.requests: list[tuple[str, str]] = []
+        self.sent: dict[str, Any] = {}
+
+    def call(self, method: str, path: str, *, body: Any = None, **_: object) -> Answer:
+        """Answer with what is stored after the request, as the JSON that it is on the wire."""
+        self.requests.append((method, path))
+        if body is not None:
+            self.sent = json.loads(json.dumps(body))
+            stored = copy.deepcopy(self.sent)
+            version = int(self.body["metadata"]["resourceVersion"]) + 1
+            stored["metadata"].setdefault("uid", "u-2")
+            stored["metadata"]["resourceVersion"] = str(version)
+            self.body = stored
+        return Answer(HTTPStatus.OK, copy.deepcopy(self.body), None)
+
+    def lock(self) -> KubernetesLock:
+        """Return a client of the kind of lock that the object is."""
+        api: Any = self
+        classes = {"Endpoints": EndpointsLock, "ConfigMap": ConfigMapLock, "Lease": LeaseLock}
+        return classes[self.body["kind"]](api, "ns", "x")
+
+    def read(self) -> Snapshot:
+        """Return what a client reads."""
+        seen = self.lock().read(1)
+        assert seen is not None
+        return seen
+
+    @property
+    def annotation(self) -> str:
+        """The record as it is stored."""
+        text: str = self.body["metadata"]["annotations"][LEADER]
+        return text
+
+
+def endpoints(text: str | None = None, **annotations: str) -> dict[str, Any]:
+    """Return an Endpoints object with `text` for its record, and with other annotations."""
+    if text is not None:
+        annotations[LEADER] = text
+    metadata = {"name": "x", "namespace": "ns", "uid": "u-1", "resourceVersion": "7"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {**metadata, "annotations": annotations} if annotations else metadata,
+    }
+
+
+def test_each_lock_is_called_what_it_is() -> None:
+    """A person reads the kind and the name; the API is asked for the plural in its group."""
+    for body, description, path in (
+        ({"kind": "Endpoints"}, "endpoints ns/x", "/api/v1/namespaces/ns/endpoints/x"),
+        ({"kind": "ConfigMap"}, "configmap ns/x", "/api/v1/namespaces/ns/configmaps/x"),
+        (
+            {"kind": "Lease"},
+            "lease ns/x",
+            "/apis/coordination.k8s.io/v1/namespaces/ns/leases/x",
+        ),
+    ):
+        server = Server({**endpoints(), **body})
+        assert server.lock().description == description
+        server.read()
+        assert server.requests == [("GET", path)]
+
+
+# --- written ---
+
+
+def test_a_created_object_is_the_golden_annotation() -> None:
+    """What is created is the original's text, and no subsets."""
+    server = Server(endpoints())
+    created = server.lock().create(RECORD, 1)
+    assert server.requests == [("POST", "/api/v1/namespaces/ns/endpoints")]
+    assert server.annotation == GOLDEN
+    assert set(server.body) == {"apiVersion", "kind", "metadata"}
+    assert created.record == RECORD
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        pytest.param(
+            replace(RECORD, acquire_time_us=1_531_388_099_999_999, renew_time_us=-1),
+            GOLDEN.replace("2018-07-12T09:35:01Z", "1969-12-31T23:59:59Z"),
+            id="fractions",
+        ),
+        pytest.param(
+            Record("", 1, RECORD.renew_time_us, RECORD.renew_time_us, 12),
+            '{"holderIdentity":"","leaseDurationSeconds":1,"acquireTime":"2018-07-12T09:35:01Z",'
+            '"renewTime":"2018-07-12T09:35:01Z","leaderTransitions":12}',
+            id="given back",
+        ),
+        pytest.param(
+            Record("x", 10),
+            '{"holderIdentity":"x","leaseDurationSeconds":10,"acquireTime":null,'
+            '"renewTime":null,"leaderTransitions":0}',
+            id="no times",
+        ),
+        pytest.param(
+            replace(RECORD, holder="<a&b>"),
+            GOLDEN.replace('"x"', r'"\u003ca\u0026b\u003e"'),
+            id="escaped for HTML",
+        ),
+        pytest.param(
+            replace(RECORD, holder='"\\\n\r\t\x01\x1f\x7f/'),
+            GOLDEN.replace('"x"', r'"\"\\\n\r\t\u0001\u001f' + '\x7f/"'),
+            id="control characters",
+        ),
+        pytest.param(
+            replace(RECORD, holder="ö☃𝄞\u2028\u2029"),
+            GOLDEN.replace('"x"', '"ö☃𝄞' + r'\u2028\u2029"'),
+            id="beyond ASCII",
+        ),
+    ],
+)
+def test_the_text_is_as_go_writes_it(record: Record, expected: str) -> None:
+    """Compact, in order, whole seconds, and escaped where encoding/json escapes."""
+    server = Server(endpoints(GOLDEN))
+    server.lock().update(record, server.read(), 1)
+    assert server.annotation == expected
+
+
+def test_unknown_fields_follow_ours() -> None:
+    """What newer writers added is kept behind our fields, escaped alike."""
+    server = Server(
+        endpoints(
+            '{ "strategy": "<Oldest>", "leaderTransitions": 1, "preferredHolder": null,'
+            ' "holderIdentity": "z", "more": [1.5, {"a": "b c"}] }'
+        )
+    )
+    server.lock().update(RECORD, server.read(), 1)
+    assert server.annotation == GOLDEN.replace(
+        "}",
+        r',"strategy":"\u003cOldest\u003e","preferredHolder":null,"more":[1.5,{"a":"b c"}]}',
+    )
+
+
+@settings(deadline=None)
+@given(records, st.dictionaries(st.text(), json_values, max_size=3))
+def test_whatever_is_written_is_read(record: Record, others: dict[str, Any]) -> None:
+    """Every record comes back with its times cut to seconds, every unknown field as it was."""
+    unknown = {f"x{key}": value for key, value in others.items()}
+    server = Server(endpoints(json.dumps(unknown)))
+    written = server.lock().update(record, server.read(), 1)
+    kept = replace(
+        record,
+        acquire_time_us=_cut(record.acquire_time_us),
+        renew_time_us=_cut(record.renew_time_us),
+    )
+    assert written.record == kept
+    assert server.read() == written
+    assert not set("<>&\u2028\u2029") & set(server.annotation)
+    fields = json.loads(server.annotation)
+    assert list(fields)[:5] == list(json.loads(GOLDEN))
+    assert {key: fields[key] for key in unknown} == unknown
+
+
+def _cut(time_us: int | None) -> int | None:
+    return None if time_us is None else time_us - time_us % SECOND_US
+
+
+@settings(deadline=None)
+@given(st.integers(MIN_US, MAX_US))
+def test_whole_seconds_are_the_seconds_of_the_finer_format(time_us: int) -> None:
+    """Both formats agree up to the fraction, before and after the epoch."""
+    assert format_whole_us(time_us) == format_us(time_us)[: -len(".000000Z")] + "Z"
+
+
+@pytest.mark.parametrize("time_us", [MIN_US - 1, MAX_US + 1])
+def test_a_time_that_cannot_be_written_is_refused(time_us: int) -> None:
+    """A year that the format does not have is told as a failed write, which sent nothing."""
+    server = Server(endpoints(GOLDEN))
+    seen = server.read()
+    with pytest.raises(Unavailable, match=r"cannot update endpoints ns/x: .* not within the years"):
+        server.lock().update(replace(RECORD, renew_time_us=time_us), seen, 1)
+    assert [method for method, _ in server.requests] == ["GET"]
+
+
+# --- read ---
+
+
+def test_without_the_annotation_nobody_ever_held_it() -> None:
+    """No annotation, among others or none, reads as the empty record."""
+    for body in (endpoints(), endpoints(note="other")):
+        seen = Server(body).read()
+        assert seen.record == Record("", 0)
+        assert seen.successor == ""
+    body = endpoints()
+    body["metadata"]["annotations"] = None
+    assert Server(body).read().record == Record("", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (GOLDEN, RECORD),
+        ("{}", Record("", 0)),
+        ('{"holderIdentity":null,"leaseDurationSeconds":null}', Record("", 0)),
+        ('{"acquireTime":null,"renewTime":null,"holderIdentity":"x"}', Record("x", 0)),
+        (
+            '{"holderIdentity":"x","renewTime":"2018-07-12T11:35:01.25+02:00"}',
+            Record("x", 0, None, 1_531_388_101_250_000),
+        ),
+        ('{"holderIdentity":"\\u003cx\\u003e","leaseTransitions":9}', Record("<x>", 0)),
+        (
+            '{"strategy":"a","preferredHolder":"b","leaderTransitions":2}',
+            Record("", 0, None, None, 2),
+        ),
+        (f" \n{GOLDEN}\n", RECORD),
+    ],
+)
+def test_other_writers_records(text: str, expected: Record) -> None:
+    """Null and absent mean the same, fractions and offsets are understood, the rest is left."""
+    assert Server(endpoints(text)).read().record == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "is empty: a record or no annotation is accepted"),
+        (" ", "is not JSON"),
+        ("x", "is not JSON"),
+        (GOLDEN[:-1], "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"a":NaN}', "is not JSON: NaN"),
+        ('{"a":1e999}', "is not JSON: '1e999' is out of range"),
+        ("null", "is not a JSON object: None"),
+        ("[]", r"is not a JSON object: \[\]"),
+        ('"x"', "is not a JSON object: 'x'"),
+        ('{"holderIdentity":7}', ": holderIdentity is not a string: 7"),
+        ('{"leaseDurationSeconds":"10"}', ": leaseDurationSeconds is not a whole number from 0"),
+        ('{"leaseDurationSeconds":10.0}', ": leaseDurationSeconds is not a whole number"),
+        ('{"leaseDurationSeconds":true}', ": leaseDurationSeconds is not a whole number"),
+        ('{"leaseDurationSeconds":-1}', ": leaseDurationSeconds is not a whole number"),
+        ('{"leaderTransitions":2147483648}', ": leaderTransitions is not a whole number"),
+        ('{"acquireTime":1531388099}', ": acquireTime is not a string: 1531388099"),
+        ('{"renewTime":""}', ": renewTime: '' is not an RFC 3339 time"),
+        ('{"renewTime":"yesterday"}', ": renewTime: 'yesterday' is not an RFC 3339 time"),
+    ],
+)
+def test_what_is_no_record_is_told_and_frees_nothing(text: str, told: str) -> None:
+    """An annotation that cannot be read is an error that says what is wrong, on one line."""
+    with pytest.raises(
+        Unavailable, match=f"^cannot read endpoints ns/x: annotation {LEADER} ?{told}"
+    ) as caught:
+        Server(endpoints(text)).read()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("annotations", [7, ["x"], {LEADER: 7}, {SUCCESSOR: {}}])
+def test_annotations_that_are_none(annotations: Any) -> None:
+    """Annotations are texts by name, or the answer is not understood."""
+    body = endpoints()
+    body["metadata"]["annotations"] = annotations
+    with pytest.raises(Unavailable, match="cannot read endpoints ns/x: annotation"):
+        Server(body).read()
+
+
+def test_another_kind_is_no_answer() -> None:
+    """A ConfigMap with the annotation is not the Endpoints of that name."""
+    server = Server(endpoints(GOLDEN))
+    lock = server.lock()
+    server.body["kind"] = "ConfigMap"
+    with pytest.raises(Unavailable, match="the answer is not of kind Endpoints"):
+        lock.read(1)
+
+
+# --- what a write sends ---
+
+
+def full_object(kind: str) -> dict[str, Any]:
+    """Return an object of a kind with something in every place."""
+    body = endpoints(GOLDEN, note="kept")
+    body["metadata"] |= {
+        "labels": {"app": "mine"},
+        "finalizers": ["example.com/kept"],
+        "managedFields": [{"manager": "other"}],
+        "future": {"unknown": True},
+    }
+    body |= {"kind": kind, "subsets": [{"addresses": [{"ip": "10.1.2.3"}]}], "data": {"k": "v"}}
+    if kind == "Lease":
+        body["apiVersion"] = "coordination.k8s.io/v1"
+        body["spec"] = {
+            "holderIdentity": "x",
+            "leaseDurationSeconds": 10,
+            "renewTime": "2018-07-12T09:35:01.5Z",
+            "future": [1],
+        }
+    return body
+
+
+each_kind = pytest.mark.parametrize("kind", ["Endpoints", "ConfigMap", "Lease"])
+
+
+@each_kind
+def test_naming_sends_the_object_as_it_was_seen(kind: str) -> None:
+    """Only the annotation of the successor differs, also from what stood there in our format."""
+    body = full_object(kind)
+    server = Server(body)
+    named = server.lock().name_successor("b", server.read(), 1)
+    expected = copy.deepcopy(body)
+    expected["metadata"]["annotations"][SUCCESSOR] = "b"
+    expected["metadata"]["resourceVersion"] = "8"
+    del expected["metadata"]["managedFields"]
+    assert server.body == expected
+    assert named.successor == "b"
+    server.lock().name_successor("", named, 1)
+    del expected["metadata"]["annotations"][SUCCESSOR]
+    expected["metadata"]["resourceVersion"] = "9"
+    assert server.body == expected
+
+
+@each_kind
+def test_a_write_carries_what_the_server_compares(kind: str) -> None:
+    """Both kinds of write say which version of which object they replace."""
+    server = Server(full_object(kind))
+    stale = replace(server.read(), uid="u-0", version="3")
+    compared = {"name": "x", "namespace": "ns", "uid": "u-0", "resourceVersion": "3"}
+    server.lock().update(RECORD, stale, 1)
+    assert server.requests[-1][0] == "PUT"
+    assert compared.items() <= server.sent["metadata"].items()
+    server.lock().name_successor("b", stale, 1)
+    assert server.requests[-1][0] == "PUT"
+    assert compared.items() <= server.sent["metadata"].items()
+
+
+@each_kind
+@pytest.mark.parametrize(("holder", "expected"), [("x", "b"), ("", "b"), ("b", ""), ("other", "")])
+def test_an_update_keeps_or_removes_the_successor(kind: str, holder: str, expected: str) -> None:
+    """Renewing and giving back keep the annotation, taking the lock removes it."""
+    body = full_object(kind)
+    body["metadata"]["annotations"][SUCCESSOR] = "b"
+    server = Server(body)
+    written = server.lock().update(replace(RECORD, holder=holder), server.read(), 1)
+    assert written.successor == expected
+    assert (SUCCESSOR in server.body["metadata"]["annotations"]) is bool(expected)
+    assert server.body["metadata"]["annotations"]["note"] == "kept"
+
+
+@each_kind
+def test_an_update_replaces_the_record_only(kind: str) -> None:
+    """Whatever else is in the object is sent back as it was read."""
+    body = full_object(kind)
+    server = Server(body)
+    server.lock().update(RECORD, server.read(), 1)
+    sent, before = copy.deepcopy(server.body), copy.deepcopy(body)
+    for part in (sent, before):
+        part["metadata"].pop("managedFields", None)
+        del part["metadata"]["resourceVersion"]
+    if kind == "Lease":
+        assert sent.pop("spec")["future"] == before.pop("spec")["future"]
+    else:
+        assert sent["metadata"]["annotations"].pop(LEADER) == GOLDEN
+        del before["metadata"]["annotations"][LEADER]
+    assert sent == before
