@@ -140,8 +140,7 @@ class HttpSpec:
 class Slot:
     """What a container is to its pod, which outlives a restart of the container.
 
-    Only one process at a time may go by `identity`: whoever holds the abstract socket `claim`,
-    whose name always fits.
+    Only one process at a time may go by `identity`: whoever holds the name `claim`.
     """
 
     identity: str
@@ -1085,12 +1084,9 @@ def _identity(
     # Only with PID 1 everything of a container dies, so that its successor may speak for it.
     if not slot_known or not host.is_init():
         return _Identity(random, generated=True, slot=None)
-    from zlib import crc32  # noqa: PLC0415 - only a slot needs it
-
-    # A socket's name has 107 bytes at most. Two claims of one name cost the second its slot, while
-    # two names for one claim could make two leaders.
-    claim = f"leaderexec/{uid}/{crc32(f'{container}/{what}'.encode()):08x}"
-    return _Identity(random, generated=True, slot=Slot(f"{base}{SUFFIX}{uid}-{container}", claim))
+    identity = f"{base}{SUFFIX}{uid}-{container}"
+    claim = f"leaderexec/{uid}/{container}/{what}"
+    return _Identity(random, generated=True, slot=Slot(identity, claim))
 
 
 def _base_name(environ: Mapping[str, str], host: Host) -> str:
@@ -1277,7 +1273,7 @@ def parse(
         namespace = ""
     if namespace is not None:
         refuse_nesting(election, namespace, environ)
-    # Of a file not its path: one file has several, and the claim must be one.
+    # Without a file's path: it may have several, and two claims of one lock could both be held.
     what = f"{lock.kind}/{namespace}/{election}"
     identity, identity_is_generated, slot = _identity(settings, environ, host, what=what)
     return Config(
@@ -1385,7 +1381,8 @@ _GRAMMAR: Final = (
 )
 _VARIABLES: Final = (
     "Every option is also a variable: --lease-duration is LEADEREXEC_LEASE_DURATION. A flag beats "
-    "its variable; an empty variable counts as unset."
+    "its variable; an empty variable counts as unset. POD_NAMESPACE, POD_NAME, POD_UID and "
+    "CONTAINER_NAME, where a manifest sets them, tell which container this is."
 )
 _EXAMPLES: Final = (
     (

@@ -1,8 +1,8 @@
 """Measures the spine on a real API server: handover, start, memory, requests, processor time.
 
 Run it by `make bench`, on a machine that does nothing else. It prints distributions and asserts
-nothing: a speed is a fact of a machine, not a property of the code. The child is a shell that
-writes down when it began to run, so that every figure includes a shell's own start.
+nothing: a speed is a fact of a machine, not a property of the code. Every figure includes the start
+of the child, which is a shell.
 """
 
 from __future__ import annotations
@@ -19,58 +19,14 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from tests.support.candidates import Candidate, in_cluster
 from tests.support.controlplane import ControlPlane, service_account_user
+from tests.support.field import Field
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from tests.support.candidates import Candidate
 
-_CHILD = 'echo "$$ $EPOCHREALTIME" >> "$STAMPS"; exec sleep infinity'
 _PARTS = ("leaderexec", "leaderexec-elec", "leaderexec-keep")
-
-
-class Field:
-    """Candidates of one election, with credentials as a pod has them where that is possible."""
-
-    def __init__(self, plane: ControlPlane, directory: Path) -> None:
-        self.plane = plane
-        self.directory = directory
-        self.namespace = plane.create_namespace()
-        plane.service_account(self.namespace, "bench")
-        plane.grant(self.namespace, "bench", "x")
-        self.token = plane.token(self.namespace, "bench")
-        self.stamps = directory / "stamps"
-        self.stamps.touch()
-
-    def candidate(self, name: str) -> Candidate:
-        """Return a candidate that is not started."""
-        env = {"STAMPS": str(self.stamps)}
-        options = ["--election=x"]
-        wrapper: Sequence[str] = ()
-        if os.geteuid() == 0:
-            secrets = self.plane.incluster(
-                self.directory / f"secrets-{name}", self.token, self.namespace
-            )
-            wrapper = in_cluster(secrets)
-            env |= {
-                "KUBERNETES_SERVICE_HOST": "127.0.0.1",
-                "KUBERNETES_SERVICE_PORT": str(self.plane.port),
-            }
-        else:
-            kubeconfig = self.plane.kubeconfig_for(self.token, namespace=self.namespace)
-            options.append(f"--kubeconfig={kubeconfig}")
-        return Candidate(name, options, ["/bin/bash", "-c", _CHILD], self.directory, env, wrapper)
-
-    def starts(self) -> list[tuple[int, float]]:
-        """Return every start of a child: its pid and the wall clock in seconds."""
-        words = (line.split() for line in self.stamps.read_text().splitlines())
-        return [(int(pid), float(stamp)) for pid, stamp in words]
-
-    def wait_starts(self, count: int) -> tuple[int, float]:
-        """Wait for the start number `count` and return it."""
-        wait_until(lambda: len(self.starts()) >= count, timeout_s=60, what=f"{count} starts")
-        return self.starts()[-1]
 
 
 def _let_pass(duration_s: float) -> None:
@@ -137,7 +93,7 @@ def _handovers(field: Field, candidates: list[Candidate], rounds: int) -> None:
         candidate.start()
     for candidate in candidates:
         candidate.wait_event("campaigning")
-    pid, _ = field.wait_starts(1)
+    pid = field.wait_starts(1).pid
     term_to_exec, dead_to_exec = [], []
     for number in range(rounds):
         # Everybody has connected, read and opened a watch.
@@ -147,9 +103,10 @@ def _handovers(field: Field, candidates: list[Candidate], rounds: int) -> None:
         term_s = time.time()
         os.kill(guardian, signal.SIGTERM)
         died_s = _death_s(pid)
-        pid, started_s = field.wait_starts(number + 2)
-        term_to_exec.append(1000 * (started_s - term_s))
-        dead_to_exec.append(1000 * (started_s - died_s))
+        start = field.wait_starts(number + 2)
+        pid = start.pid
+        term_to_exec.append(1000 * (start.at_s - term_s))
+        dead_to_exec.append(1000 * (start.at_s - died_s))
         leader.wait()
         leader.start()
     print(_row("SIGTERM to the leader -> next child runs", term_to_exec, "ms"))
@@ -157,7 +114,7 @@ def _handovers(field: Field, candidates: list[Candidate], rounds: int) -> None:
 
 
 def _idle(field: Field, candidates: list[Candidate], idle_s: float) -> None:
-    pid, _ = field.starts()[-1]
+    pid = field.starts()[-1].pid
     leader = next(c for c in candidates if pid in c.everything())
     standby = next(c for c in candidates if c is not leader)
     _let_pass(5)  # whoever was started last has imported all that it will
@@ -183,8 +140,8 @@ def _starts(field: Field, rounds: int) -> None:
         candidate = field.candidate(f"start{number}")
         begun_s = time.time()
         candidate.start()
-        _, started_s = field.wait_starts(count + 1)
-        values.append(1000 * (started_s - begun_s))
+        start = field.wait_starts(count + 1)
+        values.append(1000 * (start.at_s - begun_s))
         candidate.terminate()
         candidate.wait()
     print(_row("start, lock free -> child runs", values, "ms"))

@@ -153,6 +153,11 @@ class Candidate:
         return int(self.wait_event("serving")["port"])
 
     @property
+    def started(self) -> bool:
+        """Whether it was started at all."""
+        return self._process is not None
+
+    @property
     def process(self) -> subprocess.Popen[bytes]:
         """The process that was started."""
         assert self._process is not None, f"{self.name} was not started"

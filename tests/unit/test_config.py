@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from fractions import Fraction
 from operator import attrgetter
 from pathlib import Path
@@ -24,17 +25,24 @@ from leaderexec.config import (
     MISSING,
     OPTIONS,
     SERVICE_ACCOUNT,
+    SUFFIX,
     VERSION,
+    AnnotatedKind,
+    AnnotationLockSpec,
     CommandError,
     Config,
     FileLockSpec,
+    Group,
     HelpRequested,
     Host,
+    HttpSpec,
     LeaseLockSpec,
     LogFormat,
     LogLevel,
     OnLoss,
     Option,
+    Ready,
+    Slot,
     UsageError,
     VersionRequested,
     help_text,
@@ -54,6 +62,10 @@ NAMESPACE_FILE = f"{SERVICE_ACCOUNT}/namespace"
 #: Shared machines pause at will; nothing here is about speed.
 unhurried = settings(deadline=None)
 DIRECTORIES = ("/", "/run", "/srv", "/srv/sub")
+UID = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9"
+IN_SLOT = {"POD_UID": UID, "CONTAINER_NAME": "server"}
+RANDOM = "0001020304050607"
+POD_VARIABLES = ("POD_NAME", "POD_UID", "CONTAINER_NAME", "POD_NAMESPACE")
 
 
 def machine(
@@ -61,8 +73,12 @@ def machine(
     *,
     problems: Mapping[str, str] | None = None,
     hostname: str = "web-0",
+    is_init: bool = False,
 ) -> Host:
-    """Return a machine with these files; by default a pod with a service account."""
+    """Return a machine with these files; by default a pod with a service account.
+
+    `is_init` tells whether we are PID 1 there.
+    """
     present = {TOKEN: "secret", NAMESPACE_FILE: "shop\n"} if files is None else files
     troubled = problems or {}
 
@@ -71,6 +87,7 @@ def machine(
 
     return Host(
         hostname=lambda: hostname,
+        is_init=lambda: is_init,
         random_bytes=lambda count: bytes(range(count)),
         current_directory=lambda: "/srv",
         is_directory=lambda path: path in DIRECTORIES,
@@ -117,8 +134,9 @@ def test_defaults() -> None:
     assert config() == Config(
         election="x",
         namespace="shop",
-        identity="web-0_0001020304050607",
+        identity=f"web-0_leaderexec-{RANDOM}",
         identity_is_generated=True,
+        slot=None,
         lock=LeaseLockSpec(),
         timing=Timing(15, 10 * SECOND_NS, 2 * SECOND_NS),
         stop_signal=signal.SIGTERM,
@@ -129,6 +147,8 @@ def test_defaults() -> None:
         kubeconfig=None,
         context=None,
         in_cluster=True,
+        http=None,
+        ready=Ready.CANDIDATE,
         log_format=LogFormat.AUTO,
         log_level=LogLevel.INFO,
         command=("run",),
@@ -252,14 +272,21 @@ def test_help_and_version_take_no_value(name: str) -> None:
     assert complaint(f"{name}=x") == f"{name} 'x': takes no value; accepted: {name} alone"
 
 
-def test_missing_command() -> None:
-    """Without a command the message shows where it goes."""
+def test_no_command_only_elects() -> None:
+    """Without a command a Config has none, and is otherwise what it would be with one."""
+    assert config(command=()) == replace(config(), command=())
+    assert config("--http=:0", command=()).command == ()
+
+
+def test_lost_command() -> None:
+    """A `--` with nothing behind it is a command that got lost, and no wish to only elect."""
     expected = (
-        "COMMAND: nothing to run was given; accepted: a command after the options, such as "
-        "leaderexec --election=my-app -- ./server"
+        "COMMAND: nothing follows --; accepted: a command, such as leaderexec --election=my-app -- "
+        "./server, or neither -- nor a command to only elect"
     )
-    assert complaint(command=()) == expected
     assert complaint(command=("--",)) == expected
+    assert complaint("--http=:0", command=("--",), election=None) == expected
+    assert config(command=("--", "")).command == ("",)
 
 
 def test_missing_election() -> None:
@@ -291,6 +318,9 @@ def test_every_option_is_also_a_variable() -> None:
         "LEADEREXEC_SIGNAL_GROUP": "yes",
         "LEADEREXEC_KUBECONFIG": "kc",
         "LEADEREXEC_CONTEXT": "prod",
+        "LEADEREXEC_USE_CLUSTER_CREDENTIALS": "no",
+        "LEADEREXEC_HTTP": "localhost:4040",
+        "LEADEREXEC_READY": "Leader",
         "LEADEREXEC_LOG_FORMAT": "json",
         "LEADEREXEC_LOG_LEVEL": "DEBUG",
     }
@@ -300,6 +330,7 @@ def test_every_option_is_also_a_variable() -> None:
         namespace="ns",
         identity="me",
         identity_is_generated=False,
+        slot=None,
         lock=LeaseLockSpec(),
         timing=Timing(30, 20 * SECOND_NS, 3 * SECOND_NS),
         stop_signal=signal.SIGQUIT,
@@ -310,6 +341,8 @@ def test_every_option_is_also_a_variable() -> None:
         kubeconfig="/srv/kc",
         context="prod",
         in_cluster=False,
+        http=HttpSpec("localhost", 4040),
+        ready=Ready.LEADER,
         log_format=LogFormat.JSON,
         log_level=LogLevel.DEBUG,
         command=("run",),
@@ -335,7 +368,9 @@ def test_flag_beats_variable() -> None:
 def test_empty_variable_counts_as_unset() -> None:
     """Every variable may be empty without any effect."""
     empty = {name: "" for option in OPTIONS for name in option.variables}
-    assert config(env={**empty, "KUBECONFIG": ""}) == config()
+    pod = dict.fromkeys(POD_VARIABLES, "")
+    bare = machine({TOKEN: ""}, is_init=True)
+    assert config(env={**empty, **pod, "KUBECONFIG": ""}, host=bare) == config(host=bare)
 
 
 def test_unknown_variables_are_ignored() -> None:
@@ -343,6 +378,8 @@ def test_unknown_variables_are_ignored() -> None:
     invented = {
         "LEADEREXEC_SERVICE_HOST": "10.0.0.7",
         "LEADEREXEC_PORT": "tcp://10.0.0.7:80",
+        "LEADEREXEC_HTTP_SERVICE_HOST": "10.0.0.8",
+        "LEADEREXEC_HTTP_PORT": "tcp://10.0.0.8:80",
         "LEADEREXEC_VERSION": "0.1.0",
         "LEADEREXEC_HELP": "1",
     }
@@ -397,12 +434,19 @@ SIGNALS = (
     "HUP, INT, QUIT, ABRT, USR1, USR2, ALRM, TERM, STKFLT, URG, XCPU, XFSZ, VTALRM, PROF, WINCH, "
     "IO, PWR, RTMIN+n or RTMAX-n, with or without SIG, or the number"
 )
-NO_LEASE = "cannot be the name of a Lease"
+NO_OBJECT = "cannot be the name of a Kubernetes object"
 NO_NAMESPACE = "not a namespace's name"
 UNEXPANDED = (
     "Kubernetes left '$(POD_NAME)' as it is, because the container defines no such variable "
     "before it"
 )
+SWITCH = "true, false, 1, 0, yes, no, on or off"
+NOT_BOOLEAN = [
+    ("", "neither true nor false"),
+    ("2", "neither true nor false"),
+    ("truth", "neither true nor false"),
+]
+IN_BRACKETS = "an IPv6 address is written in brackets"
 ABOUT_CHILDREN = "the kernel sends it about children"
 #: Option and what it accepts → wrong values and what is wrong with each.
 WRONG_BY_OPTION = {
@@ -411,12 +455,12 @@ WRONG_BY_OPTION = {
         (LONG, "254 characters"),
         ("a\nb", "not printable"),
         (" a", "begins or ends with a space"),
-        ("My-App", NO_LEASE),
-        ("a_b", NO_LEASE),
-        ("a..b", NO_LEASE),
-        ("-a", NO_LEASE),
-        ("a.", NO_LEASE),
-        ("ns/a", NO_LEASE),
+        ("My-App", NO_OBJECT),
+        ("a_b", NO_OBJECT),
+        ("a..b", NO_OBJECT),
+        ("-a", NO_OBJECT),
+        ("a.", NO_OBJECT),
+        ("ns/a", NO_OBJECT),
     ],
     ("--namespace", "a namespace's name of at most 63 characters"): [
         ("", "empty"),
@@ -434,14 +478,16 @@ WRONG_BY_OPTION = {
         ("\udcff", "not printable"),
         ("$(POD_NAME)", UNEXPANDED),
     ],
-    ("--lock", "leases, or file:PATH such as file:/run/my-app.lock"): [
+    ("--lock", "leases, endpoints, configmaps, or file:PATH such as file:/run/my-app.lock"): [
         ("", "empty"),
         ("file", "names no path"),
         ("file:", "empty"),
         ("/run/lock", "a path is written file:PATH"),
         ("./lock", "a path is written file:PATH"),
-        ("endpoints", "no such lock"),
         ("Leases", "no such lock"),
+        ("endpoint", "no such lock"),
+        ("configmaps:x", "no such lock"),
+        ("endpointsleases", "no such lock"),
         ("file:/run/", "names a directory"),
         ("file:/run", "is a directory"),
         ("file:/run/a\0b", "not printable"),
@@ -490,10 +536,57 @@ WRONG_BY_OPTION = {
         ("restart", "no such choice"),
         ("stand", "no such choice"),
     ],
-    ("--signal-group", "true, false, 1, 0, yes, no, on or off"): [
-        ("", "neither true nor false"),
-        ("2", "neither true nor false"),
-        ("truth", "neither true nor false"),
+    ("--signal-group", SWITCH): NOT_BOOLEAN,
+    ("--use-cluster-credentials", SWITCH): NOT_BOOLEAN,
+    (
+        "--http",
+        "HOST:PORT, [::1]:PORT, :PORT for all addresses, or nothing for off; ports up to 65535",
+    ): [
+        ("4040", "a port alone is written :4040"),
+        ("localhost", "names no port"),
+        ("localhost:", "names no port"),
+        (":", "names no port"),
+        ("::", "names no port"),
+        ("[::1]", "names no port"),
+        ("[::1]:", "names no port"),
+        (":65536", "65536 is no port"),
+        (":040400", "040400 is no port"),
+        (":-1", "-1 is no port"),
+        (":+80", "+80 is no port"),
+        (":http", "http is no port"),
+        (":80 ", "'80 ' is no port"),
+        (":\u0661", "'\u0661' is no port"),
+        (":" + "9" * 100, f"'{'9' * 77}...' is no port"),
+        ("localhost:80/", "80/ is no port"),
+        ("http://localhost:80", "http://localhost is no host"),
+        ("*:80", "'*' is no host"),
+        (" :80", "' ' is no host"),
+        ("a b:80", "'a b' is no host"),
+        ("größe:80", "'größe' is no host"),
+        (".:80", ". is no host"),
+        (".a:80", ".a is no host"),
+        ("a..b:80", "a..b is no host"),
+        ("n" * 64 + ":80", f"{'n' * 64} is no host"),
+        ("n." * 127 + ":80", f"'{'n.' * 38}n...' is no host"),
+        ("[localhost]:80", "'[localhost]' is no host"),
+        ("[127.0.0.1]:80", "'[127.0.0.1]' is no host"),
+        ("::1", IN_BRACKETS),
+        ("::1:80", IN_BRACKETS),
+        ("fe80::1%eth0:80", IN_BRACKETS),
+        ("[]:80", "'[]' is no host"),
+        ("[::1:80", "'[::1' is no IPv6 address"),
+        ("[::g]:80", "'[::g]' is no IPv6 address"),
+        ("[1::2::3]:80", "'[1::2::3]' is no IPv6 address"),
+        ("[::1\n]:80", r"'[::1\n]' is no IPv6 address"),
+        ("[::1%]:80", "'[::1%]' is no IPv6 address"),
+        ("[::1%a%b]:80", "'[::1%a%b]' is no IPv6 address"),
+        ("[::1%ü]:80", "'[::1%ü]' is no IPv6 address"),
+        (":$(POD_NAME)", UNEXPANDED),
+    ],
+    ("--ready", "candidate or leader"): [
+        ("", "empty"),
+        ("standby", "no such choice"),
+        ("true", "no such choice"),
     ],
     ("--kubeconfig", "a readable kubeconfig file"): [
         ("", "empty"),
@@ -554,8 +647,10 @@ def test_message_names_the_spelling_that_was_used() -> None:
 
 def test_wrong_value_is_refused_even_where_it_has_no_effect() -> None:
     """With a file lock the Kubernetes options do nothing, but a wrong value is still wrong."""
-    for option in ("--namespace=A", "--kubeconfig=", "--context="):
+    for option in ("--namespace=A", "--kubeconfig=", "--context=", "--use-cluster-credentials="):
         assert complaint("--lock=file:/run/l", option).startswith(option.partition("=")[0])
+    assert complaint("--ready=x").startswith("--ready 'x'")
+    assert complaint("--stop-signal=x", command=()).startswith("--stop-signal 'x'")
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=attrgetter("name"))
@@ -636,6 +731,37 @@ def test_ttl_sets_three_durations() -> None:
     assert config("--ttl=10s").timing == Timing(10, 5 * SECOND_NS, 5 * SECOND_NS // 2)
     assert config("--ttl=5").timing == Timing(5, 5 * SECOND_NS // 2, 5 * SECOND_NS // 4)
     assert config("--ttl=1m").timing == Timing(60, 30 * SECOND_NS, 15 * SECOND_NS)
+
+
+@pytest.mark.parametrize("lock", ["leases", "file:/run/l"])
+def test_default_timing(lock: str) -> None:
+    """A Lease and a file begin with client-go's durations."""
+    assert config(f"--lock={lock}").timing == Timing(15, 10 * SECOND_NS, 2 * SECOND_NS)
+
+
+@pytest.mark.parametrize("kind", ["endpoints", "configmaps"])
+def test_default_timing_beside_candidates_of_2016(kind: str) -> None:
+    """On an annotation the defaults are those of --ttl=10s, by flag and by variable."""
+    timing = Timing(10, 5 * SECOND_NS, 5 * SECOND_NS // 2)
+    assert config(f"--lock={kind}").timing == timing
+    assert config(env={"LEADEREXEC_LOCK": kind}).timing == timing
+    assert config("--ttl=10s").timing == timing
+
+
+@pytest.mark.parametrize("kind", ["endpoints", "configmaps"])
+def test_durations_beside_the_defaults_of_2016(kind: str) -> None:
+    """On an annotation too --ttl sets all three, and a single duration leaves the other two."""
+    lock = f"--lock={kind}"
+    half_ns = SECOND_NS // 2
+    assert config(lock, "--ttl=20").timing == config("--ttl=20").timing
+    env = {"LEADEREXEC_TTL": "20"}
+    assert config(lock, "--retry-period=3", env=env).timing == Timing(
+        20, 10 * SECOND_NS, 3 * SECOND_NS
+    )
+    assert config(lock, "--lease-duration=30").timing == Timing(30, 10 * half_ns, 5 * half_ns)
+    assert config(lock, "--renew-deadline=7").timing == Timing(10, 14 * half_ns, 5 * half_ns)
+    env = {"LEADEREXEC_RETRY_PERIOD": "2"}
+    assert config(lock, env=env).timing == Timing(10, 10 * half_ns, 4 * half_ns)
 
 
 @pytest.mark.parametrize("name", ["--lease-duration", "--renew-deadline", "--retry-period"])
@@ -742,6 +868,21 @@ def test_flags_beat_variables_duration_by_duration() -> None:
                 "more"
             ),
         ),
+        (
+            "--renew-deadline=8s LEADEREXEC_LOCK=endpoints",
+            (
+                "--renew-deadline '8s': --lease-duration 10s is too short: --renew-deadline 8s + "
+                "margin 2.1s (2s + 1 %) = 10.1s must be less; accepted: --lease-duration of 11s or "
+                "more"
+            ),
+        ),
+        (
+            "--retry-period=5s LEADEREXEC_LOCK=configmaps",
+            (
+                "--retry-period '5s': --renew-deadline 5s is too short: more than 1.2 x "
+                "--retry-period (5s) = 6s is accepted"
+            ),
+        ),
     ],
 )
 def test_durations_that_do_not_fit(given_text: str, message: str) -> None:
@@ -815,6 +956,71 @@ def test_switch_words_for_false(word: str) -> None:
     assert config(f"--signal-group={word}", env=env).signal_group is False
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("endpoints", AnnotatedKind.ENDPOINTS), ("configmaps", AnnotatedKind.CONFIGMAPS)],
+)
+def test_annotation_locks(text: str, kind: AnnotatedKind) -> None:
+    """The locks of 2016 are Kubernetes objects, with namespace and credentials as a Lease has."""
+    assert config(f"--lock={text}") == replace(
+        config(), lock=AnnotationLockSpec(kind), timing=config("--ttl=10").timing
+    )
+    message = complaint(f"--lock={text}", host=machine({}))
+    assert message.startswith(f"--lock '{text}': no credentials for a Kubernetes API server")
+    assert NO_OBJECT in complaint(f"--lock={text}", election="My App")
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("0.0.0.0:4040", HttpSpec("0.0.0.0", 4040)),
+        ("localhost:80", HttpSpec("localhost", 80)),
+        ("LocalHost:080", HttpSpec("LocalHost", 80)),
+        ("my_pod-0.web.shop.svc.:65535", HttpSpec("my_pod-0.web.shop.svc.", 65535)),
+        (f"{'n' * 63}:1", HttpSpec("n" * 63, 1)),
+        (":4040", HttpSpec("", 4040)),
+        (":0", HttpSpec("", 0)),
+        ("[::1]:4040", HttpSpec("::1", 4040)),
+        ("[::]:0", HttpSpec("::", 0)),
+        ("[FE80::1%eth0.2]:80", HttpSpec("fe80::1%eth0.2", 80)),
+        ("[::ffff:127.0.0.1]:80", HttpSpec("::ffff:7f00:1", 80)),
+    ],
+)
+def test_http_addresses(text: str, spec: HttpSpec) -> None:
+    """An address is a host, nothing for all or an IPv6 address in brackets, and a port."""
+    assert config(f"--http={text}").http == spec
+    assert config("--http", text).http == spec
+    assert config(env={"LEADEREXEC_HTTP": text}).http == spec
+
+
+def test_http_off() -> None:
+    """Nothing is served unless asked for; an empty flag says so, also against its variable."""
+    assert config().http is None
+    assert config("--http=").http is None
+    assert config("--http", "", env={"LEADEREXEC_HTTP": ":4040"}).http is None
+    assert config("--http=:4040", "--http=").http is None
+
+
+def test_http_hosts_do_not_make_the_resolver_raise() -> None:
+    """The longest host that is accepted is one that Python can hand to a resolver."""
+    longest = config(f"--http={'.'.join(['n' * 63] * 3)}.{'n' * 61}:1").http
+    assert longest is not None
+    assert len(longest.host) == 253
+    for host in (longest.host, "a."):
+        with pytest.raises(socket.gaierror):
+            socket.getaddrinfo(host, 1, flags=socket.AI_NUMERICHOST)
+    with pytest.raises(UnicodeError):
+        socket.getaddrinfo("n" * 64, 1, flags=socket.AI_NUMERICHOST)
+
+
+@pytest.mark.parametrize("word", ["leader", "Leader"])
+def test_who_is_ready(word: str) -> None:
+    """Every candidate is ready unless the leader alone is asked for."""
+    assert config().ready is Ready.CANDIDATE
+    assert config("--ready=candidate").ready is Ready.CANDIDATE
+    assert config(f"--ready={word}").ready is Ready.LEADER
+
+
 def test_timeout_zero_and_none() -> None:
     """--timeout=0 means a single attempt, its absence no limit."""
     assert config("--timeout=0").campaign_timeout_ns == 0
@@ -834,26 +1040,151 @@ def test_elections_in_files(name: str) -> None:
     assert config("--lock=file:/run/l", election=name).election == name
 
 
+# --- Identity --------------------------------------------------------------------------------
+
+
+def slot(
+    *argv: str,
+    env: Mapping[str, str] | None = None,
+    host: Host | None = None,
+    election: str = "x",
+) -> Slot:
+    """Return the slot of PID 1 in a container that knows its slot."""
+    parsed = config(
+        *argv,
+        env={**IN_SLOT, **(env or {})},
+        host=host or machine(is_init=True),
+        election=election,
+    )
+    assert parsed.identity.endswith(f"{SUFFIX}{RANDOM}")
+    assert parsed.identity_is_generated
+    assert parsed.slot
+    return parsed.slot
+
+
 def test_identity_is_taken_as_it_is() -> None:
-    """--id is verbatim and is known not to be generated."""
-    parsed = config("--id=Pod A/1 ü")
+    """--id is verbatim, is known not to be generated, and leaves no slot to take."""
+    parsed = config(
+        "--id=Pod A/1 ü", env={**IN_SLOT, "POD_NAME": "web-7"}, host=machine(is_init=True)
+    )
     assert (parsed.identity, parsed.identity_is_generated) == ("Pod A/1 ü", False)
+    assert parsed.slot is None
 
 
-def test_identity_of_a_machine_with_an_unusable_name() -> None:
-    """A host name that could not be an identity is replaced."""
-    assert config(host=machine(hostname="")).identity == "localhost_0001020304050607"
-    assert config(host=machine(hostname="a\n")).identity == "localhost_0001020304050607"
+@pytest.mark.parametrize("name", ["web-7", "a.b", "7", "n" * 253])
+def test_identity_begins_with_the_name_of_the_pod(name: str) -> None:
+    """Where the pod's name is known it comes before the host's, with and without a slot."""
+    env = {"POD_NAME": name}
+    assert config(env=env).identity == f"{name}_leaderexec-{RANDOM}"
+    assert slot(env=env).identity == f"{name}_leaderexec-{UID}-server"
+
+
+@pytest.mark.parametrize("name", ["$(POD_NAME)", "Web", "a_leaderexec-b", " ", "a\n", "n" * 254])
+def test_unusable_name_of_the_pod(name: str) -> None:
+    """What cannot be a pod's name is not taken for one: the host's name serves."""
+    assert config(env={"POD_NAME": name}).identity == f"web-0_leaderexec-{RANDOM}"
+    assert slot(env={"POD_NAME": name}).identity == f"web-0_leaderexec-{UID}-server"
+
+
+@pytest.mark.parametrize("hostname", ["", "a\n", " ", "\udcff"])
+def test_identity_of_a_machine_with_an_unusable_name(hostname: str) -> None:
+    """A host name that could not be an identity is replaced, unless the pod's name is known."""
+    host = machine(hostname=hostname)
+    assert config(host=host).identity == f"localhost_leaderexec-{RANDOM}"
+    assert config(host=host, env={"POD_NAME": "web-7"}).identity == f"web-7_leaderexec-{RANDOM}"
+
+
+def test_host_name_can_be_told_from_what_was_added() -> None:
+    """Whatever the host is called, its name is what stands before the last suffix."""
+    host = machine(hostname=f"a{SUFFIX}b", is_init=True)
+    assert config(host=host).identity.rpartition(SUFFIX)[0] == f"a{SUFFIX}b"
+    assert slot(host=host).identity.rpartition(SUFFIX)[0] == f"a{SUFFIX}b"
+
+
+@pytest.mark.parametrize("uid", [UID, UID.replace("-", "")])
+@pytest.mark.parametrize("container", ["server", "0", "n" * 63])
+def test_slot(uid: str, container: str) -> None:
+    """PID 1 that knows pod and container has a slot, for a static pod's UID as well."""
+    taken = slot(env={"POD_UID": uid, "CONTAINER_NAME": container})
+    assert taken.identity == f"web-0_leaderexec-{uid}-{container}"
+    assert taken == slot(env={"POD_UID": uid, "CONTAINER_NAME": container})
+    assert uid in taken.claim
+
+
+def test_no_slot_unless_init() -> None:
+    """Without being PID 1 our end is not the end of all that we started, so we have no slot."""
+    parsed = config(env=IN_SLOT)
+    assert (parsed.identity, parsed.slot) == (f"web-0_leaderexec-{RANDOM}", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("POD_UID", ""),
+        ("POD_UID", "$(POD_UID)"),
+        ("POD_UID", UID.upper()),
+        ("POD_UID", UID[:-1]),
+        ("POD_UID", UID + "0"),
+        ("POD_UID", UID.replace("a", "g")),
+        ("POD_UID", UID.replace("-", "", 1)),
+        ("POD_UID", UID + "\n"),
+        ("POD_UID", "web-0"),
+        ("CONTAINER_NAME", ""),
+        ("CONTAINER_NAME", "$(CONTAINER_NAME)"),
+        ("CONTAINER_NAME", "Server"),
+        ("CONTAINER_NAME", "a.b"),
+        ("CONTAINER_NAME", "a_b"),
+        ("CONTAINER_NAME", "a-"),
+        ("CONTAINER_NAME", "n" * 64),
+    ],
+)
+def test_no_slot_without_knowing_it(name: str, value: str) -> None:
+    """A variable that is missing, left unexpanded or no such name leaves the random identity."""
+    for env in (
+        {**IN_SLOT, name: value},
+        {known: text for known, text in IN_SLOT.items() if known != name},
+    ):
+        parsed = config(env=env, host=machine(is_init=True))
+        assert (parsed.identity, parsed.slot) == (f"web-0_leaderexec-{RANDOM}", None)
+
+
+def test_claims_differ() -> None:
+    """A slot is claimed for one election on one lock by one container, and nobody else is kept."""
+    claims = [
+        slot().claim,
+        slot(election="y").claim,
+        slot("-nother").claim,
+        slot("--lock=endpoints").claim,
+        slot("--lock=configmaps").claim,
+        slot("--lock=file:/run/l").claim,
+        slot(env={"CONTAINER_NAME": "other"}).claim,
+        slot(env={"POD_UID": UID.replace("a", "b")}).claim,
+        slot("--lock=file:/run/l", election="größe").claim,
+    ]
+    assert len(set(claims)) == len(claims)
+
+
+def test_claims_agree() -> None:
+    """However the same lock is spelled, the claim is the same, so that two cannot have it."""
+    assert slot("--lock=leases", "-nshop").claim == slot().claim
+    assert slot(env={"POD_NAMESPACE": "other"}).claim == slot().claim
+    # One file may have several paths, such as by a link.
+    assert slot("--lock=file:/run/l").claim == slot("--lock=file:/srv/l").claim
+    assert slot("--ttl=20", "--http=:0").claim == slot(env={"POD_NAME": "web-7"}).claim
 
 
 def test_generated_identities_differ() -> None:
     """Two starts on the real machine never get the same identity."""
-    environ = {"LEADEREXEC_LOCK": "file:/l"}
+    environ = {"LEADEREXEC_LOCK": "file:/l", **IN_SLOT}
     first, second = (parse(["--election=x", "run"], environ) for _ in range(2))
     assert isinstance(first, Config)
     assert isinstance(second, Config)
     assert first.identity != second.identity
-    assert first.identity.startswith(f"{os.uname().nodename}_")
+    assert first.identity.startswith(f"{os.uname().nodename}_leaderexec-")
+    assert (first.slot is not None) == (os.getpid() == 1)
+
+
+# --- File locks ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -935,6 +1266,87 @@ def test_context_needs_a_kubeconfig() -> None:
     assert "not the pod's service account, because of --context" in message
 
 
+SWITCHED_ON = ("--use-cluster-credentials",)
+
+
+def test_cluster_credentials_alone() -> None:
+    """--use-cluster-credentials takes the service account, and nothing else is looked at."""
+    host = machine({"/b": "", TOKEN: "", HOME_CONFIG: ""}, problems={"/c": "permission denied"})
+    for listed in ("", "/b", "/none", "/c", "/b:/c"):
+        env = {**HOME, "KUBECONFIG": listed}
+        assert credentials(config(*SWITCHED_ON, env=env, host=host)) == (None, None, True)
+    env = {"LEADEREXEC_USE_CLUSTER_CREDENTIALS": "true", "KUBECONFIG": "/b"}
+    assert credentials(config(env=env, host=host)) == (None, None, True)
+
+
+@pytest.mark.parametrize("word", ["false", "0", "no", "off"])
+def test_cluster_credentials_switched_off(word: str) -> None:
+    """--use-cluster-credentials=false is as if it was not given, also against its variable."""
+    host = machine({"/a": "", "/b": "", TOKEN: ""})
+    env = {"LEADEREXEC_USE_CLUSTER_CREDENTIALS": "true", "KUBECONFIG": "/b"}
+    off = f"--use-cluster-credentials={word}"
+    assert credentials(config(off, env=env, host=host)) == ("/b", None, False)
+    flags = ("--kubeconfig=/a", "--context=c")
+    assert credentials(config(off, *flags, env=env, host=host)) == ("/a", "c", False)
+    assert credentials(config(off, host=host)) == (None, None, True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "env", "message"),
+    [
+        (
+            [*SWITCHED_ON, "--kubeconfig=/a"],
+            {},
+            "--use-cluster-credentials 'true': {} --kubeconfig '/a'",
+        ),
+        (
+            [*SWITCHED_ON, "--context=c"],
+            {},
+            "--use-cluster-credentials 'true': {} --context 'c'",
+        ),
+        (
+            SWITCHED_ON,
+            {"LEADEREXEC_KUBECONFIG": "/none"},
+            "--use-cluster-credentials 'true': {} LEADEREXEC_KUBECONFIG=/none (--kubeconfig)",
+        ),
+        (
+            ["--context=c"],
+            {"LEADEREXEC_USE_CLUSTER_CREDENTIALS": "1"},
+            "LEADEREXEC_USE_CLUSTER_CREDENTIALS=1 (--use-cluster-credentials): {} --context 'c'",
+        ),
+    ],
+)
+def test_cluster_credentials_beside_others(
+    argv: list[str], env: dict[str, str], message: str
+) -> None:
+    """The service account has no kubeconfig and no contexts, whoever gives them, and wherever."""
+    beside = "uses nothing but the pod's service account, so it cannot stand beside"
+    expected = message.format(beside) + "; accepted: either of them"
+    assert complaint(*argv, env=env, host=machine({"/a": "", TOKEN: ""})) == expected
+    assert complaint(*argv, env={**env, **dict.fromkeys(IN_POD, "")}) == expected
+
+
+def test_cluster_credentials_outside_of_a_pod() -> None:
+    """--use-cluster-credentials without a service account is refused, whatever else there is."""
+    host = machine({"/b": "", HOME_CONFIG: ""})
+    env = {**HOME, "KUBECONFIG": "/b"}
+    message = (
+        "--use-cluster-credentials 'true': there is no service account of a pod ({}); accepted: "
+        "only in a pod that has a service account's token; elsewhere --kubeconfig"
+    )
+    assert complaint(*SWITCHED_ON, env=env, host=host) == message.format(f"{TOKEN}: {MISSING}")
+    assert complaint(*SWITCHED_ON, env={**env, "KUBERNETES_SERVICE_PORT": ""}) == message.format(
+        "KUBERNETES_SERVICE_PORT not set"
+    )
+
+
+def test_cluster_credentials_do_nothing_for_a_file() -> None:
+    """With a file lock neither the service account nor what it contradicts is asked for."""
+    lock = "--lock=file:/run/l"
+    parsed = config(lock, *SWITCHED_ON, "--context=c", host=machine({}))
+    assert parsed == config(lock, host=machine({}))
+
+
 def test_list_in_kubeconfig_variable() -> None:
     """KUBECONFIG may list several files, of which those that exist are used."""
     host = machine({"/a": "", "/srv/b": "", TOKEN: ""})
@@ -982,10 +1394,14 @@ def test_no_credentials_at_all() -> None:
 
 
 def test_order_of_namespaces() -> None:
-    """The flag, the pod's namespace file, the kubeconfig's context (left open), `default`."""
+    """Flag, the pod's file, POD_NAMESPACE, the kubeconfig's context (left open), `default`."""
     bare = machine({TOKEN: "", "/a": ""})
-    assert config("-nflag").namespace == "flag"
-    assert config().namespace == "shop"
+    env = {"POD_NAMESPACE": "variable"}
+    assert config("-nflag", env=env).namespace == "flag"
+    assert config(env=env).namespace == "shop"
+    assert config(env=env, host=bare).namespace == "variable"
+    assert config("--kubeconfig=/a", env=env, host=bare).namespace == "variable"
+    assert config("--use-cluster-credentials", host=bare).namespace == "default"
     assert config(host=bare).namespace == "default"
     assert config("--kubeconfig=/a", host=bare).namespace is None
     with_file = machine({NAMESPACE_FILE: "shop", "/a": ""})
@@ -994,7 +1410,9 @@ def test_order_of_namespaces() -> None:
 
 def test_empty_namespace_file() -> None:
     """An empty namespace file counts as none."""
-    assert config(host=machine({TOKEN: "", NAMESPACE_FILE: "\n"})).namespace == "default"
+    host = machine({TOKEN: "", NAMESPACE_FILE: "\n"})
+    assert config(host=host).namespace == "default"
+    assert config(env={"POD_NAMESPACE": "variable"}, host=host).namespace == "variable"
 
 
 def test_garbage_in_the_namespace_file() -> None:
@@ -1003,6 +1421,27 @@ def test_garbage_in_the_namespace_file() -> None:
     assert message.startswith(
         f"{NAMESPACE_FILE} 'No Such': not a namespace's name; accepted: a namespace's name of"
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "shown_value", "problem"),
+    [
+        ("No Such", "'No Such'", NO_NAMESPACE),
+        ("Shop", "Shop", NO_NAMESPACE),
+        ("shop\n", r"'shop\n'", NO_NAMESPACE),
+        ("n" * 64, "n" * 64, "64 characters"),
+        ("$(POD_NAME)", "'$(POD_NAME)'", UNEXPANDED),
+    ],
+)
+def test_garbage_in_the_namespace_variable(value: str, shown_value: str, problem: str) -> None:
+    """A POD_NAMESPACE that is no namespace is refused by its name, where it would count."""
+    env = {"POD_NAMESPACE": value}
+    assert complaint(env=env, host=machine({TOKEN: ""})).startswith(
+        f"POD_NAMESPACE={shown_value}: {problem}; accepted: a namespace's name of"
+    )
+    assert config(env=env).namespace == "shop"
+    assert config("-nflag", env=env, host=machine({TOKEN: ""})).namespace == "flag"
+    assert config("--lock=file:/run/l", env=env, host=machine({})).namespace == ""
 
 
 def test_files_of_the_real_machine(tmp_path: Path) -> None:
@@ -1054,6 +1493,14 @@ def test_nesting_where_the_kubeconfig_says_the_namespace() -> None:
     refuse_nesting("x", "default", INSIDE)
 
 
+def test_nesting_where_the_pod_says_the_namespace() -> None:
+    """A namespace from POD_NAMESPACE is known at once, for a candidate without command as well."""
+    env = {**INSIDE, "POD_NAMESPACE": "shop"}
+    host = machine({TOKEN: ""})
+    assert "already runs inside" in complaint(env=env, host=host)
+    assert "already runs inside" in complaint("--http=:0", env=env, host=host, command=())
+
+
 # --- Anything at all -------------------------------------------------------------------------
 
 spellings = [spelling for option in OPTIONS for spelling in option.spellings]
@@ -1061,6 +1508,7 @@ variables = [name for option in OPTIONS for name in option.variables]
 texts = st.text(st.characters(codec=None), max_size=20) | st.sampled_from(
     ["1", "5s", "20", "leases", "file:l", "file:/run/l", "exit", "x", "TERM", "/a", "--", "-", ""]
 )
+texts |= st.sampled_from(["endpoints", ":0", "localhost:4040", "[::1]:80", "leader", "true", UID])
 words = (
     texts
     | st.sampled_from(spellings)
@@ -1068,12 +1516,22 @@ words = (
     | st.tuples(st.sampled_from(spellings), texts).map("".join)
 )
 likely = ["--election=x", "-na", "--ttl=20", "--lock=file:l", "--kubeconfig=/a", "--id", "me"]
+likely += ["--lock=endpoints", "--http=:0", "--ready=leader", "--use-cluster-credentials"]
 framed = st.lists(st.sampled_from(likely)) | st.lists(words, max_size=3)
-command_lines = st.lists(words, max_size=8) | framed.map(
-    lambda middle: ["--election=x", *middle, "run"]
-)
-environments = st.just(IN_POD) | st.dictionaries(
-    st.sampled_from([*variables, *IN_POD, *INSIDE, "KUBECONFIG", "HOME"]) | texts, texts, max_size=8
+command_lines = st.lists(words, max_size=8) | st.tuples(
+    framed, st.sampled_from([[], ["run"], ["--"]])
+).map(lambda parts: ["--election=x", *parts[0], *parts[1]])
+environments = (
+    st.sampled_from([IN_POD, {**IN_POD, **IN_SLOT}])
+    | st.dictionaries(
+        st.sampled_from([*variables, *IN_POD, *INSIDE, *POD_VARIABLES, "KUBECONFIG", "HOME"])
+        | texts,
+        texts,
+        max_size=8,
+    )
+    | st.tuples(texts, texts, texts, texts).map(
+        lambda values: {**IN_POD, **dict(zip(POD_VARIABLES, values, strict=True))}
+    )
 )
 
 
@@ -1082,13 +1540,15 @@ environments = st.just(IN_POD) | st.dictionaries(
 @example(["--election=x", "\0"], dict(IN_POD))
 @example(["--election=x", "--lock=file:l", "a\0b/c"], {})
 @example(["--election=x", "--lock=file:l", "\ud800"], {})
+@example(["--election=x"], {**IN_POD, **IN_SLOT})
+@example(["--election=größe", "--lock=file:l"], IN_SLOT)
 def test_any_words_and_environment(argv: list[str], environ: dict[str, str]) -> None:
     """Whatever is given becomes a valid Config, help, version, or a complaint of one line."""
-    outcome = outcome_of(argv, environ, machine({TOKEN: "", "/a": ""}))
+    outcome = outcome_of(argv, environ, machine({TOKEN: "", "/a": ""}, is_init=True))
     if isinstance(outcome, Config):
         check_config(outcome)
         with suppress(CommandError):
-            resolve_command(outcome.command[0], environ.get("PATH"))
+            resolve_command(next(iter(outcome.command), ""), environ.get("PATH"))
     elif isinstance(outcome, str):
         assert outcome.isprintable()
 
@@ -1118,7 +1578,13 @@ def check_config(parsed: Config) -> None:
     assert 0 < len(parsed.election) <= 253
     assert parsed.identity.isprintable()
     assert parsed.identity
-    assert parsed.command
+    if parsed.slot:
+        assert parsed.identity_is_generated
+        assert parsed.slot.identity.isprintable()
+        assert parsed.slot.claim.isprintable()
+    if parsed.http:
+        assert parsed.http.host.isascii()
+        assert 0 <= parsed.http.port <= 65535
     assert parsed.stop_signal in signal.valid_signals()
     if isinstance(parsed.lock, FileLockSpec):
         assert parsed.lock.path.startswith("/")
@@ -1319,17 +1785,26 @@ def test_resolve_agrees_with_execvp(tmp_path: Path, *, missing: bool) -> None:
 def test_help_names_everything() -> None:
     """--help shows every option with its default, the groups, the rules and the exit codes."""
     text = help_text(80)
+    unwrapped = " ".join(text.split())
     for option in OPTIONS:
         for spelling in option.spellings:
             assert spelling in text
         if option.default is not None:
-            assert f"default: {option.default}" in text
-    for heading in ("Election:", "Timing:", "Child:", "Kubernetes:", "Logging:", "Exit codes:"):
-        assert f"\n{heading}\n" in text
-    assert text.startswith("Usage: leaderexec [OPTIONS] [--] COMMAND [ARG...]\n")
-    assert "LEADEREXEC_LEASE_DURATION" in text
+            assert f"default: {option.default}" in unwrapped
+    for heading in (*(group.value for group in Group), "Exit codes", "Examples"):
+        assert f"\n{heading}:\n" in text
+    assert text.startswith("Usage: leaderexec [OPTIONS] [[--] COMMAND [ARG...]]\n")
+    for variable in ("LEADEREXEC_LEASE_DURATION", *POD_VARIABLES):
+        assert variable in text
     for code, _ in exits.EXIT_CODES:
         assert f"\n  {code} " in text
+
+
+def test_help_tells_defaults_that_depend_on_the_lock() -> None:
+    """The durations' defaults are told for both kinds of lock, and are those that are used."""
+    text = " ".join(help_text(80).split())
+    for now, then in (("15s", "10s"), ("10s", "5s"), ("2s", "2.5s")):
+        assert f"[default: {now}; {then} with --lock=endpoints or configmaps]" in text
 
 
 @pytest.mark.parametrize("width", [72, 80, 100, 110])
@@ -1343,16 +1818,19 @@ def test_help_fits_the_terminal(width: int) -> None:
 def test_help_of_any_width(width: int) -> None:
     """Help is complete and tidy however odd the terminal's width."""
     lines = help_text(width).splitlines()
-    assert lines[-1].strip().endswith("./server")
+    assert lines[-1].strip().endswith("--http=0.0.0.0:4040")
     assert all(line == line.rstrip() for line in lines)
 
 
 def test_examples_of_the_help_are_valid() -> None:
     """Whoever copies an example from the help is not answered with a complaint."""
     examples = [line.split() for line in help_text(80).splitlines() if "leaderexec --" in line]
-    assert len(examples) == 2
+    commands = []
     for _, *argv in examples:
-        assert isinstance(parse(argv, dict(IN_POD), host=machine()), Config)
+        parsed = parse(argv, dict(IN_POD), host=machine())
+        assert isinstance(parsed, Config)
+        commands.append(parsed.command)
+    assert commands == [("./server", "--port=80"), ("./server",), ()]
 
 
 def test_exit_codes() -> None:
@@ -1378,7 +1856,7 @@ def test_stopped_is_no_end() -> None:
 
 def test_config_has_no_undocumented_fields() -> None:
     """Every field of a Config is something that an option, or a rule of the module, decides."""
-    derived = {"identity", "identity_is_generated", "timing", "in_cluster", "command"}
+    derived = {"identity", "identity_is_generated", "slot", "timing", "in_cluster", "command"}
     derived |= {"stop_timeout_ns", "campaign_timeout_ns"}
     options = {option.name[2:].replace("-", "_") for option in OPTIONS}
     assert {field.name for field in fields(Config)} - derived <= options

@@ -1,0 +1,50 @@
+"""Measures handovers among very many standbys: `python -m tests.benchmarks.herd`.
+
+Prints distributions and asserts nothing, as the other benchmarks; how much the API server is asked
+at most is asserted by tests/kube/test_herd.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+from tests.support.controlplane import ControlPlane
+from tests.support.herd import Herd
+
+
+def measure(standbys: int, rounds: int) -> None:
+    """Print what each handover cost, and the medians."""
+    with (
+        ControlPlane() as plane,
+        tempfile.TemporaryDirectory(prefix="leaderexec-bench-") as directory,
+        Herd(plane, Path(directory), standbys) as herd,
+    ):
+        handovers = []
+        for _ in range(rounds):
+            handovers.append(herd.hand_over())
+            attempts, answers, took_s = handovers[-1]
+            told = ", ".join(f"{verb} {code}: {n}" for (verb, code), n in sorted(answers.items()))
+            print(f"{1000 * took_s:7.1f} ms, {attempts} attempts to write ({told})")
+        took = [1000 * handover.took_s for handover in handovers]
+        attempts_ = [handover.attempts for handover in handovers]
+        print(
+            f"{standbys} standbys: SIGTERM -> next child runs: median {statistics.median(took):.1f}"
+            f" ms, max {max(took):.1f} ms; attempts to write: median"
+            f" {statistics.median(attempts_):g}, max {max(attempts_)} (n={rounds})"
+        )
+
+
+def main() -> None:
+    """Measure as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--standbys", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=10)
+    options = parser.parse_args()
+    measure(options.standbys, options.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Very many standbys with real watches on one Lease, and what a handover among them costs.
+
+Owns starting them a few at a time and counting requests by the API server's own audit log: a
+handover's write attempts are all that arrive from the request to stop until the line is in order
+again, that is, until a standby is named as the next in line, whoever makes them and however they
+are answered, but for the leaders' own: the one that gives back, and renewals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from tests.support.candidates import parent_of
+from tests.support.controlplane import service_account_user
+from tests.support.field import Field
+from tests.support.wait import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.candidates import Candidate
+    from tests.support.controlplane import ControlPlane, Request
+
+#: So many are starting at any time.
+_BATCH = 8
+_START_S = 120
+
+
+class Handover(NamedTuple):
+    """What one handover cost.
+
+    `attempts` counts requests to write, `answers` all requests of that time by verb and status,
+    and `took_s` is the time from the request to stop to the start of the next child.
+    """
+
+    attempts: int
+    answers: Counter[tuple[str, int]]
+    took_s: float
+
+
+class Herd:
+    """One leader and `count` standbys, under names of their own."""
+
+    def __init__(self, plane: ControlPlane, directory: Path, count: int) -> None:
+        self.field = Field(plane, directory)
+        self.count = count
+        names = [f"c{number}" for number in range(count + 1)]
+        self.candidates = {name: self.field.candidate(name, f"--id={name}") for name in names}
+        self._plane = plane
+        self._user = service_account_user(self.field.namespace, self.field.account)
+
+    def __enter__(self) -> Self:
+        """Start them, the leader first, and wait until every standby watches."""
+        waiting: list[Candidate] = []
+        for name, candidate in self.candidates.items():
+            candidate.start()
+            if name == "c0":
+                self.field.wait_starts(1)
+                continue
+            waiting.append(candidate)
+            if len(waiting) == _BATCH:
+                waiting.pop(0).wait_event("leader is c0", timeout_s=_START_S)
+        for candidate in waiting:
+            candidate.wait_event("leader is c0", timeout_s=_START_S)
+        wait_until(
+            lambda: self._verbs(0.0)["watch"] >= self.count,
+            timeout_s=_START_S,
+            what="every standby watches",
+        )
+        self.wait_in_line()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill them all at once: nobody is to lead in turn, and /proc is read only once."""
+        processes = [c.process for c in self.candidates.values() if c.started]
+        doomed = {process.pid for process in processes}
+        parents = {
+            pid: parent_of(pid) for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+        }
+        for pid in sorted(parents):
+            line = [pid]
+            while line[-1] in parents and line[-1] not in doomed:
+                line.append(parents[line[-1]])
+            if line[-1] in doomed:
+                doomed.update(line)
+        for pid in doomed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for process in processes:
+            process.wait()
+
+    def wait_in_line(self) -> str:
+        """Wait until a standby that is not the leader is next in line, and return its name."""
+
+        def named() -> str:
+            lease = self._plane.lease(self.field.namespace, "x") or {}
+            next_ = lease.get("metadata", {}).get("annotations", {}).get("leaderexec/successor")
+            return next_ if next_ and next_ != lease["spec"]["holderIdentity"] else ""
+
+        return wait_until(named, timeout_s=60, what="a standby is next in line")
+
+    def hand_over(self) -> Handover:
+        """Ask the leader to stop, and count until the line is in order again."""
+        starts = self.field.starts()
+        leader = self.candidates[starts[-1].identity]
+        guardian = leader.guardian
+        since_s = time.time()
+        os.kill(guardian, signal.SIGTERM)
+        start = self.field.wait_starts(len(starts) + 1)
+        self.wait_in_line()
+        assert leader.wait() == 143
+        answers = Counter((r.verb, r.code) for r in self._requests(since_s))
+        leader.start()
+        leader.wait_event(f"leader is {start.identity}", timeout_s=_START_S)
+        attempts = sum(n for (verb, _), n in answers.items() if verb in {"update", "create"})
+        return Handover(attempts, answers, start.at_s - since_s)
+
+    def _requests(self, since_s: float) -> list[Request]:
+        found = self._plane.requests(self.field.namespace, "x")
+        return [r for r in found if r.user == self._user and r.timestamp >= since_s]
+
+    def _verbs(self, since_s: float) -> Counter[str]:
+        return Counter(request.verb for request in self._requests(since_s))
