@@ -14,7 +14,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from leaderexec import __version__, config, exits, linux, log, tenure
-from leaderexec.config import AnnotatedKind, AnnotationLockSpec, FileLockSpec, LeaseLockSpec
+from leaderexec.config import (
+    AnnotatedKind,
+    AnnotationLockSpec,
+    FileLockSpec,
+    LeaseLockSpec,
+    Ready,
+)
 from leaderexec.elector import Candidacy, Elector, LockRefused
 from leaderexec.guardian import KEEPER_NAME, ElectorSeat, Guardian, Orders, Service
 from leaderexec.model import SECOND_US, LockTraits
@@ -93,6 +99,8 @@ def _serve(
         environ = {**environ, **_elector_variables(settings.http.host, port)}
         service = Service(lambda seat: _serve_http(seat, settings, listeners, log_), listeners)
         log_.info("serving", host=settings.http.host, port=port)
+    if path is None:
+        log_.info("no COMMAND: this candidate only elects")
     orders = Orders(
         path=path,
         argv=settings.command,
@@ -170,11 +178,24 @@ def _elector_variables(host: str, port: int) -> dict[str, str]:
 
 
 def _serve_http(
-    seat: ServerSeat, settings: Config, listeners: list[socket.socket], log_: Log
+    seat: ServerSeat, settings: Config, listeners: Sequence[socket.socket], log_: Log
 ) -> None:
-    from leaderexec import server  # noqa: PLC0415 - only who asks for it pays for it
+    from leaderexec import board, server  # noqa: PLC0415 - only who asks for it pays for it
 
-    raise NotImplementedError(seat, settings, listeners, log_, server)
+    server.serve(
+        channel=seat.reports,
+        guardian_pidfd=seat.guardian_pidfd,
+        listeners=listeners,
+        board=board.Board(
+            election=settings.election,
+            identity=settings.identity,
+            identity_is_generated=settings.identity_is_generated,
+            timing=settings.timing,
+            leader_only=settings.ready is Ready.LEADER,
+            now=linux.now(),
+        ),
+        log=log_.bind(role="server"),
+    )
 
 
 def _check_lock(settings: Config) -> None:

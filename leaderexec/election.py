@@ -352,7 +352,8 @@ _RELEASE_BOUND_NS: Final = 8_000_000_000
 #: much as keeps two hundred of them from writing in the same moment.
 _COURTESY_NS: Final = 40_000_000
 _COURTESY_SPREAD_NS: Final = 400_000_000
-#: Over how long, at most, a standby spreads its tries to name itself next.
+#: Over how many retry periods, and how long at most, standbys spread naming themselves next.
+_NAME_SPREAD_PERIODS: Final = 5
 _NAME_SPREAD_LIMIT_NS: Final = 60_000_000_000
 
 
@@ -413,7 +414,7 @@ class Election:
         # The line: how long we leave the lock to whoever is next, and when we name ourselves.
         self._courtesy_ns = 0
         self._name_at_ns: int | None = None
-        self._name_spread_ns = timing.retry_period_ns
+        self._name_spread_ns = _NAME_SPREAD_PERIODS * timing.retry_period_ns
 
         # What is ours: the claim of the newest attempt, and the leadership that came of it.
         self._claim = inherited.claim if inherited else None
@@ -462,6 +463,7 @@ class Election:
                 if self._watch is _Watch.OPENING:
                     self._watch = _Watch.OPEN
                     self._watch_forbidden = False
+                    self._name_at_ns = None  # a moment that has passed meanwhile is not our own
             case WatchSaw(snapshot=snapshot):
                 watched = self._watch is not _Watch.CLOSED and self.state is State.STANDBY
                 if watched and self._observe(snapshot):
@@ -506,8 +508,8 @@ class Election:
     @property
     def leader_until_ns(self) -> int:
         """Until when `leader` is to be believed: ourselves until a renewal is overdue."""
-        if self.state in {State.LEADER, State.RELEASING}:
-            return self._counted_ns + self._timing.renew_deadline_ns
+        if self._holding is not None and self.state is not State.RESUMING:
+            return self._counted_ns + min(self._timing.renew_deadline_ns, self._room_ns)
         if self._seen is None or self._mine(self._seen.record):
             return self._now.boot_ns  # not led, whatever a former life of ours has written
         return self._expiry_ns(self._seen.record)
@@ -578,7 +580,7 @@ class Election:
                 return False
             self._note("warning", "the versions of the lock went back", version=snapshot.version)
         changed = before is None or before.uid != snapshot.uid or before.record != snapshot.record
-        if before is None or before.successor != snapshot.successor:
+        if before is None or _line(before) != _line(snapshot):
             self._learn_line(snapshot)
         self._seen = snapshot
         self._seen_ns = self._now.boot_ns
@@ -602,7 +604,7 @@ class Election:
         if snapshot.successor not in {None, "", self.identity}:
             self._courtesy_ns = _COURTESY_NS + int(_COURTESY_SPREAD_NS * self._jitter())
         self._name_at_ns = None
-        self._name_spread_ns = self._timing.retry_period_ns
+        self._name_spread_ns = _NAME_SPREAD_PERIODS * self._timing.retry_period_ns
 
     def _learn_duration(self, record: Record) -> None:
         """Take note of a duration by which its holder would judge our record."""
@@ -619,13 +621,17 @@ class Election:
         own_ns = self._timing.lease_duration_ns
         return own_ns if self._shortest_ns is None else min(own_ns, self._shortest_ns)
 
+    @property
+    def _room_ns(self) -> int:
+        """How long after a renewal a child may run at all."""
+        return self._lease_ns - self._timing.margin_ns
+
     def _may_lead(self) -> bool:
         """Whether a leadership could last from one renewal to the next; say so when it could not.
 
         A candidate that takes the lock by a shorter clock than ours would find our child alive.
         """
-        room_ns = self._lease_ns - self._timing.margin_ns
-        if 5 * room_ns > 6 * self._timing.retry_period_ns:
+        if 5 * self._room_ns > 6 * self._timing.retry_period_ns:
             return True
         message = (
             f"standing by: another candidate takes a lock that was not renewed for "
@@ -672,7 +678,6 @@ class Election:
                 self._observe(event.snapshot, call.sent_ns)
                 if self._attempt_open and self._attempt_over != event.snapshot:
                     self._attempt_open = False  # landed, or never will: its version has passed
-                    self._doubt_claim()
                 self._read_as_holder()
             case _Purpose.ACQUIRE:
                 self._attempt_open = False
@@ -798,10 +803,16 @@ class Election:
             return
         failure = event.failure
         kind = failure.kind
-        if call.purpose is _Purpose.NAME_SUCCESSOR:
-            self._name_spread_ns = min(2 * self._name_spread_ns, _NAME_SPREAD_LIMIT_NS)
-            if kind is FailureKind.CONFLICT:
-                return  # no hurry: the watch will bring what has changed
+        if call.purpose is _Purpose.NAME_SUCCESSOR and kind is FailureKind.CONFLICT:
+            return  # no hurry: the watch will bring what has changed
+        if call.purpose is _Purpose.NAME_SUCCESSOR and kind is FailureKind.FORBIDDEN:
+            self._complain(failure)
+            return  # nothing depends on it
+        if call.purpose is _Purpose.ACQUIRE:
+            self._doubt_claim()
+            if kind is not FailureKind.UNAVAILABLE and not call.repeated:
+                # Refused: nothing of ours can have landed, whatever record is there, it is not this.
+                self._attempt_open, self._claim = False, None
         if kind is FailureKind.CONFLICT:
             self._must_read = True
             self._poll_at_ns = self._now.boot_ns
@@ -812,10 +823,6 @@ class Election:
                 # Somebody was faster, or our own lost write had landed: the read will tell.
                 self._attempt_open = False
                 self._outdated = True
-                if not call.repeated:
-                    # Nothing of ours can have landed: whatever record is there, it is not this.
-                    self._claim = None
-                self._doubt_claim()
                 if call.on_expiry and self._watch is _Watch.OPEN:
                     # The record changed and the watch did not say so: it is dead.
                     self._note("warning", "the watch has silently died: opening another")
@@ -995,7 +1002,9 @@ class Election:
     def _stand_in_line(self) -> None:
         """Name ourselves next where nobody is, at a moment of our own: there is no hurry."""
         seen = self.record
-        if self._seen is None or seen is None or self._seen.successor != "" or not seen.holder:
+        if self._seen is None or seen is None or self._seen.successor != "":
+            return
+        if seen.holder in {"", self.identity} or not self._may_lead():
             return
         if self._name_at_ns is None:
             self._name_at_ns = self._now.boot_ns + int(self._name_spread_ns * self._jitter())
@@ -1003,6 +1012,8 @@ class Election:
             self._wake(self._name_at_ns)
             return
         self._name_at_ns = None
+        # Should it be in vain, as where something takes the name out again: less and less often.
+        self._name_spread_ns = min(2 * self._name_spread_ns, _NAME_SPREAD_LIMIT_NS)
         self._issue(_Purpose.NAME_SUCCESSOR, seen=self._seen)
 
     def _try(self) -> None:
@@ -1126,6 +1137,11 @@ class Election:
             self._effects.append(Create(call.call_id, record))
         else:
             self._effects.append(Update(call.call_id, record, seen))
+
+
+def _line(snapshot: Snapshot) -> tuple[str, str | None]:
+    """Return who holds the lock and who is next."""
+    return snapshot.record.holder, snapshot.successor
 
 
 def _older(snapshot: Snapshot, than: Snapshot) -> bool:

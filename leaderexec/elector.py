@@ -20,6 +20,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, assert_never
 
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 _OPEN_BOUND_NS: Final = 30 * SECOND_NS
 #: How long a thread may keep another waiting: a handover passes through all of them.
 _SWITCH_S: Final = 0.0005
+#: How long a standby that is not next in line leaves what its watch tells.
+_REST_S: Final = (0.05, 0.15)
 #: The least that a call is given before the process is ended for it.
 _CALL_BOUND_NS: Final = 5 * SECOND_NS
 
@@ -167,13 +170,22 @@ def _failure(error: LockError) -> election.Failure:
     return election.Failure(kind, str(error), retry_after_ns)
 
 
-def _watch(lock: Lock, since: Snapshot | None, watch_id: int, inbox: _Inbox) -> None:
-    """Read one watch to its end."""
+def _watch(lock: Lock, since: Snapshot | None, identity: str, watch_id: int, inbox: _Inbox) -> None:
+    """Read one watch to its end.
+
+    Hundreds of standbys are told of a release at the same time. Those that are not next in line
+    turn over once more, so that the one that is, and the server, find a processor.
+    """
     failure: election.Failure | None = None
+    rested_s = 0.0
     try:
         versions = lock.watch(since)
         for first, snapshot in enumerate(versions):
             event = election.WatchSaw(snapshot) if first else election.WatchOpened()
+            is_next = snapshot is None or snapshot.successor in {None, "", identity}
+            if first and not is_next and time.monotonic() > rested_s + _REST_S[0]:
+                time.sleep(random.uniform(*_REST_S))  # noqa: S311 - spreads load, guards nothing
+                rested_s = time.monotonic()
             inbox.put(_FromWatch(watch_id, event))
     except LockError as error:
         failure = _failure(error)
@@ -433,7 +445,7 @@ class Elector:
             return
         self._watch_thread = threading.Thread(
             target=_watch,
-            args=(lock, since, self._watch_id, self._inbox),
+            args=(lock, since, self._core.identity, self._watch_id, self._inbox),
             name="watch",
             daemon=True,
         )
