@@ -106,6 +106,13 @@ def test_a_leader_writes_once_a_period_and_a_standby_asks_nothing(rally: KubeRal
         return [request.verb for request in requests if request.user == user]
 
     wait_until(lambda: "watch" in verbs(), timeout_s=10, what="the standby watches")
+    rally.wait_successor_named(standby.identity)
+    renewed = rally.spec["renewTime"]
+    wait_until(
+        lambda: rally.spec["renewTime"] > renewed,
+        timeout_s=10,
+        what="a renewal over the version that the standby made",
+    )
     before = len(verbs())
     wait_until(lambda: len(verbs()) >= before + 12, timeout_s=40, what="twelve renewals")
     assert set(verbs()[before:]) == {"update"}
@@ -163,4 +170,32 @@ def test_drain_longer_than_the_lease(rally: KubeRally) -> None:
     successor = rally.witness.wait_successor(tree, timeout_s=30)
     assert tree.ended_ns is not None
     assert successor.started_ns > tree.ended_ns
+    rally.assert_exclusive()
+
+
+def test_the_next_in_line_is_named_and_goes_first(rally: KubeRally) -> None:
+    """A standby notes itself in the Lease, disturbs nothing by it, and leads after the release."""
+    leader, tree = rally.start_leader("a", "--id=a")
+    rally.start_standby("b", "--id=b").wait_event("leader is a")
+    rally.wait_successor_named("b")
+    rally.start_standby("c", "--id=c").wait_event("leader is a")
+    assert rally.spec["holderIdentity"] == "a"
+    leader.terminate()
+    successor = rally.witness.wait_successor(tree, timeout_s=30)
+    assert successor.candidate == "b"
+    rally.wait_successor_named("c")
+    assert rally.witness.running() == [successor]
+    rally.assert_exclusive()
+
+
+def test_a_dead_successor_is_waited_for_in_moments_only(rally: KubeRally) -> None:
+    """Who is next in line may be gone by the time of the release: then another one leads."""
+    rally.timing = ("--lease-duration=90s", "--renew-deadline=60s", "--retry-period=1s")
+    leader, tree = rally.start_leader("a", "--id=a")
+    heir = rally.start_standby("b", "--id=b")
+    rally.wait_successor_named("b")
+    rally.start_standby("c", "--id=c").wait_event("leader is a")
+    heir.kill()
+    leader.terminate()
+    assert rally.witness.wait_successor(tree, timeout_s=30).candidate == "c"
     rally.assert_exclusive()

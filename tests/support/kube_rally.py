@@ -13,6 +13,7 @@ from tests.support.candidates import Candidate, in_cluster
 from tests.support.controlplane import lease_path
 from tests.support.proxy import Proxy
 from tests.support.rally import Rally
+from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -122,6 +123,16 @@ class KubeRally(Rally):
         """What the Lease says now."""
         spec: dict[str, Any] = self.lease["spec"]
         return spec
+
+    def wait_successor_named(self, identity: str) -> None:
+        """Wait until a standby stands in the Lease as the next in line."""
+
+        def named() -> str | None:
+            annotations = self.lease["metadata"].get("annotations", {})
+            successor: str | None = annotations.get("leaderexec/successor")
+            return successor
+
+        wait_until(lambda: named() == identity, timeout_s=30, what=f"{identity} is next in line")
 
     def patch(self, change: Mapping[str, Any]) -> None:
         """Change the Lease by hand, as the administrator."""
