@@ -62,13 +62,15 @@ STATUS: Final[tuple[tuple[str, str, str], ...]] = (
 
 _POD_UID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}"  # static pods have a hash
 _DNS_LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
-_GENERATED: Final = re.compile(rf"(.+)_leaderexec-(?:[0-9a-f]{{16}}|(?:{_POD_UID})-{_DNS_LABEL})")
+_SLOT = rf"(?:{_POD_UID})-{_DNS_LABEL}(?:@[^@]+)?"
+_GENERATED: Final = re.compile(rf"(.+)_leaderexec-(?:[0-9a-f]{{16}}|{_SLOT})")
 
 
 def shown_name(identity: str) -> str:
     """Return the host name of an identity that leaderexec made of one, any other as it is.
 
-    Such are `HOST_leaderexec-` and 16 hex digits, or the uid of a pod, `-` and a container's name.
+    Such are `HOST_leaderexec-` and 16 hex digits, or the uid of a pod, `-` and a container's name,
+    with `@` and the host's name where that is not the pod's.
     """
     made = _GENERATED.fullmatch(identity)
     return made[1] if made else identity

@@ -1075,29 +1075,37 @@ def _identity(
     given = settings.optional(ID)
     if given is not None:
         return _Identity(given, generated=False, slot=None)
-    base = _base_name(environ, host)
+    hostname = _host_name(host)
+    base = _pod_name(environ) or hostname or "localhost"
     random = f"{base}{SUFFIX}{host.random_bytes(8).hex()}"
     uid, container = environ.get("POD_UID", ""), environ.get("CONTAINER_NAME", "")
     slot_known = (
         _POD_UID.fullmatch(uid) and len(container) <= _MAX_LABEL and _DNS_LABEL.fullmatch(container)
     )
     # Only with PID 1 everything of a container dies, so that its successor may speak for it.
-    if not slot_known or not host.is_init():
+    if not slot_known or not hostname or not host.is_init():
         return _Identity(random, generated=True, slot=None)
     identity = f"{base}{SUFFIX}{uid}-{container}"
+    if hostname != base[:_MAX_LABEL].rstrip("-."):
+        # A pod that goes by its node's name. Or variables that somebody copied as they were, pod
+        # and all, to containers that cannot see each other's claim: two leaders of one name.
+        identity += f"@{hostname}"
     claim = f"leaderexec/{uid}/{container}/{what}"
     return _Identity(random, generated=True, slot=Slot(identity, claim))
 
 
-def _base_name(environ: Mapping[str, str], host: Host) -> str:
-    """Return the pod's name, else the host's; what is neither, as an unexpanded $(X), is no use."""
+def _pod_name(environ: Mapping[str, str]) -> str:
+    """Return the pod's name, empty for what cannot be one, as an unexpanded $(X)."""
     pod = environ.get("POD_NAME", "")
-    if len(pod) <= _MAX_NAME and _DNS_SUBDOMAIN.fullmatch(pod):
-        return pod
+    return pod if len(pod) <= _MAX_NAME and _DNS_SUBDOMAIN.fullmatch(pod) else ""
+
+
+def _host_name(host: Host) -> str:
+    """Return the host's name, empty for one that is no use as an identity."""
     try:
         return _name(host.hostname())
     except ValueError:
-        return "localhost"
+        return ""
 
 
 class _Credentials(NamedTuple):

@@ -38,7 +38,7 @@ def test_a_restarted_container_takes_its_lease_back_at_once(
     rally.timing = LONG
     first = rally.start("a", env=slot, wrapper=in_pid_namespace())
     (tree,) = rally.witness.wait_running(1, timeout_s=20)
-    identity = f"server-0_leaderexec-{slot['POD_UID']}-server"
+    identity = f"server-0_leaderexec-{slot['POD_UID']}-server@{os.uname().nodename}"
     assert first.identity == identity
     spec = rally.spec
     assert spec["holderIdentity"] == identity
@@ -79,5 +79,5 @@ def test_without_pid_1_there_is_no_slot(rally: KubeRally, slot: dict[str, str]) 
     script = f'exec {shlex.join(in_pid_namespace())} sh -c \'"$@"; exit $?\' sh "$@"'
     candidate = rally.start("a", env=slot, wrapper=["sh", "-c", script, "sh"])
     rally.witness.wait_running(1, timeout_s=20)
-    assert candidate.identity != f"server-0_leaderexec-{slot['POD_UID']}-server"
+    assert slot["POD_UID"] not in candidate.identity
     assert parent_of(candidate.guardian) > 0

@@ -1076,7 +1076,7 @@ def test_identity_begins_with_the_name_of_the_pod(name: str) -> None:
     """Where the pod's name is known it comes before the host's, with and without a slot."""
     env = {"POD_NAME": name}
     assert config(env=env).identity == f"{name}_leaderexec-{RANDOM}"
-    assert slot(env=env).identity == f"{name}_leaderexec-{UID}-server"
+    assert slot(env=env).identity == f"{name}_leaderexec-{UID}-server@web-0"
 
 
 @pytest.mark.parametrize("name", ["$(POD_NAME)", "Web", "a_leaderexec-b", " ", "a\n", "n" * 254])
@@ -1099,6 +1099,28 @@ def test_host_name_can_be_told_from_what_was_added() -> None:
     host = machine(hostname=f"a{SUFFIX}b", is_init=True)
     assert config(host=host).identity.rpartition(SUFFIX)[0] == f"a{SUFFIX}b"
     assert slot(host=host).identity.rpartition(SUFFIX)[0] == f"a{SUFFIX}b"
+
+
+def test_slot_of_a_pod_whose_host_has_another_name() -> None:
+    """Variables copied to another machine, pod's name and all, do not make one name of two."""
+    env = {**IN_SLOT, "POD_NAME": "web-7"}
+    here, there = (slot(env=env, host=machine(hostname=h, is_init=True)) for h in ("n1", "n2"))
+    assert here.identity == f"web-7_leaderexec-{UID}-server@n1"
+    assert here.identity != there.identity
+
+
+def test_slot_of_a_pod_with_a_long_name() -> None:
+    """A host name that is the beginning of the pod's, as kubelet cuts it, is the pod's."""
+    pod = "n" * 62 + "-0"
+    env = {**IN_SLOT, "POD_NAME": pod}
+    taken = slot(env=env, host=machine(hostname="n" * 62, is_init=True))
+    assert taken.identity == f"{pod}_leaderexec-{UID}-server"
+
+
+def test_no_slot_without_a_host_name() -> None:
+    """Where the host cannot be told from others, neither can the slot."""
+    parsed = config(env=IN_SLOT, host=machine(hostname="a\n", is_init=True))
+    assert parsed.slot is None
 
 
 @pytest.mark.parametrize("uid", [UID, UID.replace("-", "")])
