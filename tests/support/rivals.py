@@ -1,0 +1,236 @@
+"""Candidates of other makes, for elections in which leaderexec is not alone.
+
+Owns: how their program is had (built from the Go module in `tests/rivals`, once, into the cache of
+the control plane's programs), what they may do in the API, and starting them in the election of a
+`KubeRally`, around a puppet, with a proxy where the rally has one for them.
+Must not know: what leaderexec promises. Which tree ran when is the witness's to say.
+
+The makes keep their own rules only, with what is wrong with them:
+
+`clientgo`     client-go's elector on the Lease, as good a peer as can be made with it. Asked to
+               stop it stops its child (SIGTERM, after five seconds SIGKILL), then gives the lock
+               back. It kills its child when no reply to a renewal came within the renew deadline.
+               Then it exits with 1, or with `--again` campaigns again.
+`legacy2016`   the leader-elector of 2016, on the annotation of an Endpoints object. It never gives
+               the lock back, judges by its own `--ttl`, and kills its child half of that after its
+               last renewal, even if it has read long before that the lock is another's. Nothing
+               bounds its requests: in a black hole it hangs, and its child runs. It campaigns for
+               ever.
+
+Both exit with 143 when they were asked to stop, and with their child's code when that ended by
+itself. Both kill their direct child alone, so a puppet must not spawn; and when they are killed
+themselves, their child lives on.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import pytest
+
+from tests.support.candidates import Candidate, puppet_command
+from tests.support.controlplane import GoProgram, Unavailable, service_account_user
+from tests.support.wait import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.support.kube_rally import KubeRally
+    from tests.support.witness import Tree
+
+MAKES: Final = ("clientgo", "legacy2016")
+MODULE: Final = Path(__file__).resolve().parents[1] / "rivals"
+#: What the legacy make reads and writes.
+ANNOTATION: Final = "control-plane.alpha.kubernetes.io/leader"
+
+_ACCOUNT: Final = "rival"
+_ELECTION: Final = "x"  # as KubeRally's
+_RBAC: Final = "rbac.authorization.k8s.io"
+_VERBS: Final = ("get", "create", "update")
+_RESOURCES: Final = {"leases": "coordination.k8s.io", "endpoints": ""}
+
+
+def endpoints_path(namespace: str, name: str | None = None) -> str:
+    """Return the path of an Endpoints object, or of all those of a namespace."""
+    path = f"/api/v1/namespaces/{namespace}/endpoints"
+    return f"{path}/{name}" if name else path
+
+
+def program() -> Path:
+    """Return the path of the program; the first call on a machine builds it, which takes minutes.
+
+    Where it cannot be built the test that calls this is skipped, or fails if
+    `LEADEREXEC_REQUIRE_KUBE=1`.
+    """
+    built = _built()
+    if isinstance(built, Path):
+        return built
+    message = f"no rivals: {built}"
+    if os.environ.get("LEADEREXEC_REQUIRE_KUBE") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@functools.cache
+def _built() -> Path | Unavailable:
+    # A failure is kept too: it may have taken as long as a success.
+    try:
+        return GoProgram(MODULE).build()
+    except Unavailable as reason:
+        return reason
+
+
+@dataclass
+class Rival(Candidate):
+    """One candidate of another make: a single process, with the child below it."""
+
+    make: str = MAKES[0]
+
+    def start(self) -> Self:
+        """Start it; its standard error, and that of its child, goes to `log_path`."""
+        with self.log_path.open("ab") as log, self.output_path.open("ab") as output:
+            self._process = subprocess.Popen(
+                [program(), self.make, *self.options, "--", *self.command],
+                env={"PATH": os.environ["PATH"], "HOME": str(self.directory), **self.env},
+                stdin=self.stdin,
+                stdout=output,
+                stderr=log if self.stderr is None else self.stderr,
+                cwd=self.directory,
+                start_new_session=True,
+            )
+        return self
+
+    def signal(self, signum: int) -> None:
+        """Signal it, and not its child."""
+        self.process.send_signal(signum)
+
+    def kill_alone(self) -> None:
+        """Kill it and let its child live, as its make does; wait until it is dead."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+
+class Rivals:
+    """The candidates of other makes in the election of a rally, ended with the rally's own.
+
+    They have an account of their own, which may read and write every Lease and every Endpoints
+    object in the namespace. Their timing is the rally's: `rally.timing` for clientgo, whose flags
+    have the same names, and `rally.lease_s` as the ttl of legacy2016. Options that a test gives
+    come last, and the last one counts. Making this builds the program, or skips the test.
+    """
+
+    def __init__(self, rally: KubeRally) -> None:
+        program()
+        self.rally = rally
+        self._token_path = rally.directory / "rival-token"
+        rally.plane.service_account(rally.namespace, _ACCOUNT)
+        self._grant()
+        self._token_path.write_text(rally.plane.token(rally.namespace, _ACCOUNT))
+
+    def make(
+        self, name: str, make: str, *options: str, child: Sequence[str] | None = None
+    ) -> Rival:
+        """Return a rival that is not started; its identity is its name."""
+        proxy = self.rally.proxies.get(name)
+        kubeconfig = self.rally.plane.kubeconfig_for(
+            token_file=self._token_path,
+            namespace=self.rally.namespace,
+            server_url=proxy.url if proxy else None,
+        )
+        own = {
+            "clientgo": [f"--namespace={self.rally.namespace}", *self.rally.timing],
+            "legacy2016": [
+                f"--election-namespace={self.rally.namespace}",
+                f"--ttl={self.rally.lease_s:g}s",
+            ],
+        }
+        common = [f"--kubeconfig={kubeconfig}", f"--election={_ELECTION}", f"--id={name}"]
+        rival = Rival(
+            name=name,
+            options=[*common, *own[make], *options],
+            command=puppet_command() if child is None else child,
+            directory=self.rally.directory,
+            env=self.rally.witness.env(name),
+            make=make,
+        )
+        self.rally.candidates[name] = rival
+        return rival
+
+    def start(
+        self, name: str, make: str, *options: str, child: Sequence[str] | None = None
+    ) -> Rival:
+        """Make a rival and start it."""
+        return self.make(name, make, *options, child=child).start()
+
+    def start_leader(
+        self, name: str, make: str, *options: str, child: Sequence[str] | None = None
+    ) -> tuple[Rival, Tree]:
+        """Start a rival and wait until the witness sees its tree, ready."""
+        rival = self.start(name, make, *options, child=child)
+        (tree,) = self.rally.witness.wait_running(1, name, timeout_s=20)
+        self.rally.witness.wait_note("ready", name)
+        return rival, tree
+
+    def start_standby(
+        self,
+        name: str,
+        make: str,
+        *options: str,
+        leader: str,
+        child: Sequence[str] | None = None,
+    ) -> Rival:
+        """Start a rival and wait until it has seen that the identity `leader` leads."""
+        rival = self.start(name, make, *options, child=child)
+        rival.wait_event(f"leader is {leader}")
+        return rival
+
+    # --- the object of the legacy make
+
+    @property
+    def annotation(self) -> str:
+        """The record on the Endpoints object, as it is now and as it stands there."""
+        path = endpoints_path(self.rally.namespace, _ELECTION)
+        status, body = self.rally.plane.request("GET", path)
+        assert status == 200, body
+        return str(body["metadata"]["annotations"][ANNOTATION])
+
+    # --- within
+
+    def _grant(self) -> None:
+        """Let the account do what rivals do, and wait until the API server knows."""
+        rules = [
+            {"apiGroups": [group], "resources": [resource], "verbs": list(_VERBS)}
+            for resource, group in _RESOURCES.items()
+        ]
+        subject = {"kind": "ServiceAccount", "name": _ACCOUNT, "namespace": self.rally.namespace}
+        reference = {"apiGroup": _RBAC, "kind": "Role", "name": _ACCOUNT}
+        named = {"metadata": {"name": _ACCOUNT}}
+        path = f"/apis/{_RBAC}/v1/namespaces/{self.rally.namespace}"
+        self._create(f"{path}/roles", {**named, "rules": rules})
+        self._create(f"{path}/rolebindings", {**named, "roleRef": reference, "subjects": [subject]})
+        for resource, group in _RESOURCES.items():
+            attributes = {"resource": resource, "group": group, "verb": _VERBS[0]}
+            wait_until(
+                lambda attributes=attributes: self._may(attributes),  # type: ignore[misc]
+                timeout_s=30,
+                what=f"that RBAC lets rivals use {resource}",
+            )
+
+    def _may(self, attributes: dict[str, str]) -> bool:
+        spec = {
+            "user": service_account_user(self.rally.namespace, _ACCOUNT),
+            "resourceAttributes": {**attributes, "namespace": self.rally.namespace},
+        }
+        review = self._create("/apis/authorization.k8s.io/v1/subjectaccessreviews", {"spec": spec})
+        return bool(review["status"]["allowed"])
+
+    def _create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        status, answer = self.rally.plane.request("POST", path, body)
+        assert status == 201, answer
+        return answer
