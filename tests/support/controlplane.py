@@ -72,7 +72,9 @@ _KUBECTL_TIMEOUT_S = 60
 _EFFECT_TIMEOUT_S = 30
 _TAIL_LINES = 30
 _ISSUER = "https://kubernetes.default.svc"
-_LEASE_VERBS = ("get", "update", "watch")
+#: The kinds of object that may be a lock, and their API groups.
+_LOCK_GROUPS = {"leases": "coordination.k8s.io", "endpoints": "", "configmaps": ""}
+_LOCK_VERBS = ("get", "update", "watch")
 _RBAC = "rbac.authorization.k8s.io"
 
 
@@ -933,16 +935,17 @@ class ControlPlane:
             }
         )
 
-    def grant(self, namespace: str, sa: str, lease_name: str) -> None:
+    def grant(self, namespace: str, sa: str, object_name: str, *, resource: str = "leases") -> None:
         """Grant a service account what leaderexec documents, and wait until it has it.
 
-        That is: create Leases; get, update and watch the one of this name; nothing else.
+        That is: create objects of that resource; get, update and watch the one of this name;
+        nothing else.
         """
-        name = _grant_name(sa, lease_name)
-        rule = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+        name = _grant_name(sa, resource, object_name)
+        rule = {"apiGroups": [_LOCK_GROUPS[resource]], "resources": [resource]}
         rules = [
             rule | {"verbs": ["create"]},
-            rule | {"verbs": list(_LEASE_VERBS), "resourceNames": [lease_name]},
+            rule | {"verbs": list(_LOCK_VERBS), "resourceNames": [object_name]},
         ]
         role = {"metadata": {"name": name}, "rules": rules}
         binding = {
@@ -952,22 +955,26 @@ class ControlPlane:
         }
         self._create(f"{_rbac_path(namespace)}/roles", role)
         self._create(f"{_rbac_path(namespace)}/rolebindings", binding)
-        self._await_rights(namespace, sa, lease_name, expected=True)
+        self._await_rights(namespace, sa, object_name, resource, expected=True)
 
-    def revoke(self, namespace: str, sa: str, lease_name: str) -> None:
+    def revoke(
+        self, namespace: str, sa: str, object_name: str, *, resource: str = "leases"
+    ) -> None:
         """Take back what `grant` has granted, and wait until the service account has lost it."""
-        name = _grant_name(sa, lease_name)
+        name = _grant_name(sa, resource, object_name)
         for kind in ("rolebindings", "roles"):
             path = f"{_rbac_path(namespace)}/{kind}/{name}"
             self._checked(f"DELETE {path}", *self.request("DELETE", path))
-        self._await_rights(namespace, sa, lease_name, expected=False)
+        self._await_rights(namespace, sa, object_name, resource, expected=False)
 
-    def _await_rights(self, namespace: str, sa: str, lease_name: str, *, expected: bool) -> None:
+    def _await_rights(
+        self, namespace: str, sa: str, object_name: str, resource: str, *, expected: bool
+    ) -> None:
         """Wait until the authorizer, which learns of changes a little later, knows of these."""
-        lease = {"namespace": namespace, "group": "coordination.k8s.io", "resource": "leases"}
+        kind = {"namespace": namespace, "group": _LOCK_GROUPS[resource], "resource": resource}
         for attributes in (
-            lease | {"verb": "create"},
-            *(lease | {"verb": verb, "name": lease_name} for verb in _LEASE_VERBS),
+            kind | {"verb": "create"},
+            *(kind | {"verb": verb, "name": object_name} for verb in _LOCK_VERBS),
         ):
             spec = {
                 "user": service_account_user(namespace, sa),
@@ -1139,8 +1146,8 @@ def _base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _grant_name(sa: str, lease_name: str) -> str:
-    return f"leaderexec-{sa}-{lease_name}"
+def _grant_name(sa: str, resource: str, object_name: str) -> str:
+    return f"leaderexec-{sa}-{resource}-{object_name}"
 
 
 def _rbac_path(namespace: str) -> str:

@@ -47,6 +47,11 @@ class KubeRally(Rally):
         self.token_path = directory / "token"
         self.token_path.write_text(plane.token(namespace, self.account))
 
+    def hold_on(self, resource: str) -> None:
+        """Hold the election on an object of another resource than leases."""
+        self.plane.grant(self.namespace, self.account, "x", resource=resource)
+        self.lock = ("--election=x", f"--lock={resource}")
+
     def __exit__(self, *exc: object) -> None:
         """Kill the candidates, then end the proxies."""
         super().__exit__(*exc)
