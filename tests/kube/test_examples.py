@@ -1,34 +1,72 @@
-"""The Deployment of the examples works when it is applied, with the rights that it gives."""
+"""The examples and the README's walk-through work on a real API server, with the rights they give.
+
+What would be containers are processes here: no kubelet starts any.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import yaml
 
-from tests.support.candidates import ROOT
+from tests.support.candidates import ROOT, resume, stop
 from tests.support.rally import Rally
+from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.candidates import Candidate
     from tests.support.kube_rally import KubeRally
 
+MANIFESTS = sorted((ROOT / "examples").glob("*.yaml"))
+NODE = shutil.which("node")
+INTERVAL_S = 0.5
+UNKNOWN = (503, "Master is unknown")
+BOUND_S = 30.0
 
-def test_the_deployment_applies_and_its_account_can_lead(rally: KubeRally) -> None:
+needs_node = pytest.mark.skipif(NODE is None, reason="no node to run the example's program with")
+
+
+# --- manifests -------------------------------------------------------------------------------
+
+
+def objects(path: Path) -> dict[str, Any]:
+    """Return the objects of a manifest by their kind."""
+    return {item["kind"]: item for item in yaml.safe_load_all(path.read_text()) if item}
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=[path.stem for path in MANIFESTS])
+def test_a_manifest_applies_and_its_account_can_lead(rally: KubeRally, path: Path) -> None:
     """Server-side apply takes it twice; its ServiceAccount campaigns in the election it names."""
-    path = ROOT / "examples" / "deployment.yaml"
     for _ in range(2):
         rally.plane.kubectl(
             "apply", "--server-side", "-n", rally.namespace, "-f", "-", input=path.read_text()
         )
-    objects: dict[str, Any] = {o["kind"]: o for o in yaml.safe_load_all(path.read_text()) if o}
-    account = objects["ServiceAccount"]["metadata"]["name"]
-    pod = objects["Deployment"]["spec"]["template"]["spec"]
+    named = objects(path)
+    account = named["ServiceAccount"]["metadata"]["name"]
+    pod = named["Deployment"]["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == account
-    (container,) = pod["containers"]
-    words = [*container.get("command", []), *container.get("args", [])]
-    election = next(word for word in words if word.startswith("--election="))
-    token = rally.plane.token(rally.namespace, account)
-    kubeconfig = rally.plane.kubeconfig_for(token, namespace=rally.namespace)
+    words = [
+        word
+        for container in [*pod.get("initContainers", []), *pod["containers"]]
+        for word in [*container.get("command", []), *container.get("args", [])]
+    ]
+    (election,) = [word for word in words if word.startswith("--election=")]
+    kubeconfig = rally.plane.kubeconfig_for(
+        rally.plane.token(rally.namespace, account), namespace=rally.namespace
+    )
     for name in "ab":
         candidate = Rally.make(rally, name, lock=[election, f"--kubeconfig={kubeconfig}"])
         candidate.start()
@@ -44,3 +82,253 @@ def test_the_deployment_applies_and_its_account_can_lead(rally: KubeRally) -> No
     ]
     assert not refusals, "the role has every right that is needed, watching among them"
     rally.assert_exclusive()
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=[path.stem for path in MANIFESTS])
+def test_its_pods_may_run_where_pods_are_restricted(rally: KubeRally, path: Path) -> None:
+    """A namespace that enforces the strictest of the Pod Security Standards takes its pods."""
+    strict = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    status, body = rally.plane.request(
+        "PATCH",
+        f"/api/v1/namespaces/{rally.namespace}",
+        strict,
+        content_type="application/merge-patch+json",
+    )
+    assert status == 200, body
+    spec = objects(path)["Deployment"]["spec"]["template"]["spec"]
+    lax = {
+        **spec,
+        "containers": [{**each, "securityContext": {}} for each in spec["containers"]],
+    }
+
+    def answer_to(pod: dict[str, Any]) -> int:
+        status, _ = rally.plane.request(
+            "POST",
+            f"/api/v1/namespaces/{rally.namespace}/pods?dryRun=All",
+            {"metadata": {"name": "pod"}, "spec": pod},
+        )
+        return status
+
+    wait_until(lambda: answer_to(lax) == 403, timeout_s=BOUND_S, what="the namespace is strict")
+    assert answer_to(spec) == 201
+
+
+# --- the sidecar and the program beside it ---------------------------------------------------
+
+
+class Program:
+    """The Node program, asking one sidecar."""
+
+    def __init__(self, directory: Path, name: str, elector_port: int) -> None:
+        self._output = directory / f"{name}.node"
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                [str(NODE), str(ROOT / "examples" / "master.mjs")],
+                env={
+                    "PATH": os.environ["PATH"],
+                    "ELECTOR_GET_URL": f"http://127.0.0.1:{elector_port}/",
+                    "INTERVAL_MS": str(int(INTERVAL_S * 1000)),
+                    "PORT": "0",
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def port(self) -> int:
+        """The port that it serves on."""
+        match = wait_until(
+            lambda: re.search(r"^serving on port (\d+)$", self._output.read_text(), re.MULTILINE),
+            timeout_s=BOUND_S,
+            what="the program serves",
+        )
+        assert match
+        return int(match[1])
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    def says(self) -> tuple[int, str]:
+        """Return what it answers: status and text."""
+        with contextlib.closing(self.ask()) as connection:
+            return read(connection)
+
+    def ask(self) -> http.client.HTTPConnection:
+        """Ask it, and leave the answer to be read."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=BOUND_S)
+        connection.request("GET", "/")
+        return connection
+
+    def wait_says(self, answer: tuple[int, str]) -> None:
+        """Wait until this is what it answers."""
+        wait_until(
+            lambda: self.says() == answer,
+            timeout_s=BOUND_S,
+            what=f"the program says {answer}; log:\n{self._output.read_text()[-2000:]}",
+        )
+
+    def terminate(self) -> int:
+        """Ask it to stop and return its exit code."""
+        self._process.terminate()
+        return self._process.wait(BOUND_S)
+
+    def kill(self) -> None:
+        """End it, however it is."""
+        self._process.kill()
+        self._process.wait()
+
+
+def read(connection: http.client.HTTPConnection) -> tuple[int, str]:
+    """Return the answer to a request: status and text."""
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode().strip()
+
+
+class Pods:
+    """Pairs of a sidecar and a program, as two containers of one pod."""
+
+    def __init__(self, rally: KubeRally, stack: contextlib.ExitStack) -> None:
+        self._rally = rally
+        self._stack = stack
+
+    def start_sidecar(self, name: str, pod: str, port: int = 0) -> Candidate:
+        """Start the sidecar of a pod on a port, a free one if it is 0."""
+        sidecar = self._rally.start(
+            name, f"--http=127.0.0.1:{port}", child=(), env={"POD_NAME": pod}
+        )
+        sidecar.wait_event("campaigning")
+        return sidecar
+
+    def start(self, name: str) -> tuple[Candidate, Program]:
+        """Start both containers of the pod of this name."""
+        sidecar = self.start_sidecar(name, pod=name)
+        program = Program(self._rally.directory, name, sidecar.port)
+        self._stack.callback(program.kill)
+        return sidecar, program
+
+
+@pytest.fixture
+def pods(rally: KubeRally) -> Iterator[Pods]:
+    """Pods that are ended with the test."""
+    with contextlib.ExitStack() as stack:
+        yield Pods(rally, stack)
+
+
+@needs_node
+def test_programs_follow_the_master(pods: Pods) -> None:
+    """Two programs say the same master; when its sidecar is ended, both say who follows."""
+    leader, first = pods.start("one")
+    leader.wait_event("became leader")
+    _, second = pods.start("two")
+    for program in (first, second):
+        program.wait_says((200, "Master is one"))
+    port = leader.port
+    leader.terminate()
+    assert leader.wait() == 143
+    second.wait_says((200, "Master is two"))
+    first.wait_says(UNKNOWN)
+    pods.start_sidecar("one-again", pod="one", port=port)  # as a kubelet would
+    first.wait_says((200, "Master is two"))
+    assert second.says() == (200, "Master is two")
+    assert first.terminate() == 0
+
+
+@needs_node
+def test_a_program_does_not_quote_a_sidecar_that_hangs(pods: Pods) -> None:
+    """What cannot be asked is not believed, though it was told so a moment ago."""
+    sidecar, program = pods.start("one")
+    program.wait_says((200, "Master is one"))
+    server = sidecar.part("http")
+    stop(server)
+    program.wait_says(UNKNOWN)
+    resume(server)
+    program.wait_says((200, "Master is one"))
+
+
+@needs_node
+def test_a_program_that_stood_still_does_not_quote_what_it_knew(pods: Pods) -> None:
+    """Whoever asks while it is stopped is not told afterwards what was true before."""
+    sidecar, program = pods.start("one")
+    program.wait_says((200, "Master is one"))
+    stop(program.pid)
+    stopped_s = time.monotonic()
+    stop(sidecar.part("http"))  # so that nothing newer is known either, nor that it cannot be
+    with contextlib.closing(program.ask()) as asked:
+        wait_until(
+            lambda: time.monotonic() - stopped_s > 2 * INTERVAL_S,
+            timeout_s=BOUND_S,
+            what="the last answer is too old",
+        )
+        resume(program.pid)
+        assert read(asked) == UNKNOWN
+
+
+# --- the walk-through ------------------------------------------------------------------------
+
+
+def walk_through() -> list[str]:
+    """Return the console blocks of the README's walk-through."""
+    text = (ROOT / "README.md").read_text()
+    section = text.partition("\n## Try it on a cluster\n")[2].partition("\n## ")[0]
+    return re.findall(r"```console\n(.*?)```", section, re.DOTALL)
+
+
+def test_the_walk_through(rally: KubeRally) -> None:
+    """The pods that its commands make elect a leader; when it is deleted, another one leads."""
+    (making,) = [block for block in walk_through() if "kubectl run" in block]
+    kubectl = (
+        f'kubectl() {{ "{rally.plane.binaries.kubectl}" --namespace={rally.namespace} "$@"; }}'
+    )
+    subprocess.run(
+        ["sh", "-euc", f"{kubectl}\n{making}"],
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(rally.directory),  # where kubectl keeps what it has learnt
+            "KUBECONFIG": str(rally.plane.admin_kubeconfig),
+        },
+        cwd=ROOT,
+        check=True,
+        timeout=60,
+    )
+    status, listed = rally.plane.request("GET", f"/api/v1/namespaces/{rally.namespace}/pods")
+    assert status == 200
+    specs = {pod["metadata"]["name"]: pod["spec"] for pod in listed["items"]}
+    assert sorted(specs) == ["example-1", "example-2", "example-3"]
+    for name, spec in specs.items():
+        (container,) = spec["containers"]
+        assert "command" not in container, "the image's entry point stays"
+        token = rally.plane.token(rally.namespace, spec["serviceAccountName"])
+        kubeconfig = rally.plane.kubeconfig_for(token, namespace=rally.namespace)
+        options = [*container["args"], f"--kubeconfig={kubeconfig}", "--http=127.0.0.1:0"]
+        Rally.make(rally, name, lock=options, child=(), env={"POD_NAME": name}).start()
+        rally.candidates[name].wait_event("campaigning")
+        if name == "example-1":
+            rally.candidates[name].wait_event("became leader")
+    leader, *others = rally.candidates.values()
+    assert leader.identity in rally.plane.kubectl("get", "lease", "example", "-n", rally.namespace)
+    for candidate in rally.candidates.values():
+        candidate.wait_event(f"leader is {leader.identity}")
+        wait_told(candidate, "example-1")
+    leader.terminate()
+    (successor,) = wait_until(
+        lambda: [each for each in others if each.events("became leader")],
+        timeout_s=BOUND_S,
+        what="another one leads",
+    )
+    for candidate in others:
+        candidate.wait_event(f"leader is {successor.identity}")
+        wait_told(candidate, successor.name)
+
+
+def wait_told(candidate: Candidate, name: str) -> None:
+    """Wait until a candidate names this leader to whoever asks it."""
+    url = f"http://127.0.0.1:{candidate.port}/"
+
+    def told() -> str:
+        with urllib.request.urlopen(url, timeout=BOUND_S) as answer:
+            return str(json.load(answer)["name"])
+
+    wait_until(lambda: told() == name, timeout_s=BOUND_S, what=f"{candidate.name} names {name}")

@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from leaderexec import config, election, tenure
+from leaderexec import board, config, election, metrics, server, tenure
 from leaderexec.exits import EXIT_CODES
 from leaderexec.model import SECOND_NS, Timing, seconds
 
@@ -92,6 +92,23 @@ def _exit_codes() -> str:
     return _table(("Code", "When"), EXIT_CODES)
 
 
+def _http_paths() -> str:
+    return _table(("Path", "Answer"), ((f"`{path}`", meaning) for path, meaning in server.PATHS))
+
+
+def _http_status() -> str:
+    rows = ((f"`{key}`", kind, meaning) for key, kind, meaning in board.STATUS)
+    return _table(("Key", "Type", ""), rows)
+
+
+def _metrics() -> str:
+    rows = (
+        (f"`{name}`", kind, ", ".join(f"`{label}`" for label in labels), text)
+        for name, kind, labels, text in metrics.METRICS
+    )
+    return _table(("Metric", "Type", "Labels", ""), rows)
+
+
 _TIMINGS: Final = (
     ("default, as client-go's", Timing()),
     ("`--ttl=10s`, as in 2016", Timing(10, 5 * SECOND_NS, 5 * SECOND_NS // 2)),
@@ -132,6 +149,9 @@ PARTS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     "README.md": {
         "options": _options,
         "exit-codes": _exit_codes,
+        "http-paths": _http_paths,
+        "http-status": _http_status,
+        "metrics": _metrics,
         "timings": _timings,
     },
     "ARCHITECTURE.md": {

@@ -7,16 +7,19 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
-from leaderexec import channel, config
+from leaderexec import channel, cli, config, server
 from leaderexec.election import Election, Holding
 from leaderexec.model import Claim, Now, Timing, Token
 from leaderexec.tenure import OnLoss, Tenure
 from tests.support import controlplane, diagrams
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
@@ -38,18 +41,57 @@ def code(name: str, language: str) -> list[str]:
     return [text for kind, text in _CODE.findall(read(name)) if kind == language]
 
 
-def manifests() -> dict[str, Any]:
-    """Return the objects of the example by their kind."""
-    return {item["kind"]: item for item in yaml.safe_load_all(read("examples/deployment.yaml"))}
+def manifests(name: str = "deployment") -> dict[str, Any]:
+    """Return the objects of an example by their kind."""
+    return {item["kind"]: item for item in yaml.safe_load_all(read(f"examples/{name}.yaml"))}
 
 
-def parsed(argv: list[str]) -> config.Config:
+def pod(name: str) -> dict[str, Any]:
+    """Return what the pods of an example are made of."""
+    spec: dict[str, Any] = manifests(name)["Deployment"]["spec"]["template"]["spec"]
+    return spec
+
+
+def elector(name: str) -> dict[str, Any]:
+    """Return the container of an example that runs leaderexec."""
+    containers: list[dict[str, Any]] = [
+        each
+        for each in [*pod(name).get("initContainers", []), *pod(name)["containers"]]
+        if any(word.startswith("--election=") for word in words_of(each))
+    ]
+    (container,) = containers
+    return container
+
+
+def words_of(container: dict[str, Any]) -> list[str]:
+    """Return the command line of a container, as far as its manifest says it."""
+    return [*container.get("command", []), *container.get("args", [])]
+
+
+def options_of(container: dict[str, Any]) -> list[str]:
+    """Return the words behind `leaderexec`, which is the image's entry point if not the command."""
+    words = words_of(container)
+    return words[1:] if "command" in container else words
+
+
+def yaml_blocks() -> list[dict[str, Any]]:
+    """Return what the README shows of manifests."""
+    return [yaml.safe_load(text) for text in code("README.md", "yaml")]
+
+
+def parsed(
+    argv: list[str], environ: Mapping[str, str] | None = None, *, is_init: bool = False
+) -> config.Config:
     """Read a command line as in a pod; fail if it is refused."""
     host = config.Host(
-        read_text=lambda _: "default", file_problem=lambda _: None, is_directory=lambda _: False
+        hostname=lambda: "a-0",
+        is_init=lambda: is_init,
+        read_text=lambda _: "default",
+        file_problem=lambda _: None,
+        is_directory=lambda _: False,
     )
-    environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
-    settings = config.parse(argv, environ, host=host)
+    in_pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+    settings = config.parse(argv, {**in_pod, **(environ or {})}, host=host)
     assert isinstance(settings, config.Config)
     return settings
 
@@ -197,12 +239,54 @@ def test_messages_in_the_sequences_exist() -> None:
 
 
 def test_variables_of_the_child_are_documented() -> None:
-    """The README's table of variables has those that guardian and keeper add, and no others."""
+    """The README's tables of variables have those that the child is given, and no others."""
     code = read("leaderexec/guardian.py") + read("leaderexec/keeper.py")
     added = set(re.findall(r'"(LEADER_\w+)":', code))
-    documented = set(re.findall(r"^\| `(LEADER_\w+)`", read("README.md"), re.MULTILINE))
-    assert added == documented
     assert len(added) == 5
+    rows = re.compile(r"^\| `((?:LEADER|ELECTOR)_\w+)` \| (.*) \|$", re.MULTILINE)
+    documented = rows.findall(read("README.md"))
+    assert added == {name for name, _ in documented if name.startswith("LEADER_")}
+    served = cli._elector_variables("0.0.0.0", 4040)
+    for name, meaning in documented:
+        if name in served:
+            assert meaning.endswith(f"`{served.pop(name)}`")
+    assert not served
+
+
+def test_the_slot_is_told_by_variables_that_are_read() -> None:
+    """What the README and the examples give a container is what an identity is made of."""
+    (documented,) = [block["env"] for block in yaml_blocks() if "env" in block]
+    assert documented == elector("deployment")["env"]
+    for name in ("deployment", "sidecar"):
+        container = elector(name)
+        variables = {each["name"]: each for each in container["env"]}
+        assert variables["CONTAINER_NAME"]["value"] == container["name"]
+        fields = {
+            each: variable["valueFrom"]["fieldRef"]["fieldPath"]
+            for each, variable in variables.items()
+            if "valueFrom" in variable
+        }
+        told = {"metadata.name": "a-0", "metadata.namespace": "ns", "metadata.uid": "0" * 32}
+        environ = {each: told[field] for each, field in fields.items()}
+        environ["CONTAINER_NAME"] = container["name"]
+        slot = parsed(options_of(container), environ, is_init=True).slot
+        assert slot
+        assert slot.identity == f"a-0_leaderexec-{'0' * 32}-{container['name']}"
+
+
+def test_probes_ask_for_paths_that_there_are() -> None:
+    """The probes of README and examples ask for paths of our own, at the port that is served."""
+    ours = {path for path, _ in server.PATHS}
+    (documented,) = [block for block in yaml_blocks() if "livenessProbe" in block]
+    assert {probe["httpGet"]["path"] for probe in documented.values()} <= ours
+    sidecar = elector("sidecar")
+    probes = [sidecar["startupProbe"], sidecar["livenessProbe"]]
+    assert {probe["httpGet"]["path"] for probe in probes} == {"/livez"}
+    (port,) = sidecar["ports"]
+    assert {probe["httpGet"]["port"] for probe in probes} == {port["name"]}
+    http = parsed(options_of(sidecar)).http
+    assert http
+    assert (http.host, http.port) == ("0.0.0.0", port["containerPort"]), "the kubelet is outside"
 
 
 # --- what people copy ------------------------------------------------------------------------
@@ -216,9 +300,26 @@ def test_command_lines_are_valid() -> None:
         for line in block.splitlines()
         if line.startswith("leaderexec ")
     ]
-    assert lines
+    lines += re.findall(r"`(leaderexec --[^`]+)`", read("README.md"))
+    assert len(lines) > 1
     for line in lines:
         parsed(shlex.split(line)[1:])
+
+
+def test_what_kubectl_runs_is_valid() -> None:
+    """The args of the walk-through's pods are options of a candidate that only elects."""
+    text = "".join(code("README.md", "console")).replace("\\\n", "")
+    (line,) = re.findall(r"^ *(kubectl run .*)$", text, re.MULTILINE)
+    words = shlex.split(line)
+    settings = parsed(words[words.index("--") + 1 :])
+    assert (settings.election, settings.command) == ("example", ())
+    assert settings.election == parsed(options_of(elector("sidecar"))).election
+    account = manifests("sidecar")["ServiceAccount"]["metadata"]["name"]
+    (overrides,) = [word.partition("=")[2] for word in words if word.startswith("--overrides=")]
+    assert json.loads(overrides)["spec"] == {"serviceAccountName": account}
+    image = f"--image={elector('sidecar')['image']}"
+    assert image in words
+    assert f"-t {image.partition('=')[2]} " in read("examples/sidecar.Dockerfile")
 
 
 @pytest.mark.parametrize("name", ["examples/Dockerfile", "README.md"])
@@ -233,29 +334,73 @@ def test_entry_points_are_valid(name: str) -> None:
     assert parsed(words[1:]).command[0] == "python3"
 
 
-def test_the_example_deployment_fits_together() -> None:
-    """Command, role, binding and account of the example name the same election and account."""
-    objects = manifests()
-    pod = objects["Deployment"]["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert container["command"][0] == "leaderexec"
-    settings = parsed(container["command"][1:])
+def test_the_sidecar_s_image_leaves_all_options_to_args() -> None:
+    """Its entry point is leaderexec alone, with nothing that args would have to replace."""
+    text = read("examples/sidecar.Dockerfile")
+    assert re.findall(r"^(?:ENTRYPOINT|CMD) .*$", text, re.MULTILINE) == [
+        'ENTRYPOINT ["leaderexec"]'
+    ]
+
+
+@pytest.mark.parametrize("name", ["deployment", "sidecar"])
+def test_an_example_fits_together(name: str) -> None:
+    """Command, role, binding and account of an example name the same election and account."""
+    objects = manifests(name)
+    settings = parsed(options_of(elector(name)))
     account = objects["ServiceAccount"]["metadata"]["name"]
-    assert pod["serviceAccountName"] == account
+    assert pod(name)["serviceAccountName"] == account
     assert objects["RoleBinding"]["subjects"] == [{"kind": "ServiceAccount", "name": account}]
     assert objects["RoleBinding"]["roleRef"]["name"] == objects["Role"]["metadata"]["name"]
     assert objects["Role"]["rules"][1]["resourceNames"] == [settings.election]
-    grace_ns = pod["terminationGracePeriodSeconds"] * 10**9
-    assert grace_ns >= settings.stop_timeout_ns + 9 * 10**9, "time to kill and to give back"
+    assert bool(settings.command) is (name == "deployment")
 
 
-def test_the_documented_role_is_the_tested_one() -> None:
-    """What candidates may do in the tests is what the example grants, and what the README says."""
-    rule: dict[str, Any] = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
-    tested = [
-        {**rule, "verbs": ["create"]},
-        {**rule, "verbs": list(controlplane._LEASE_VERBS), "resourceNames": ["my-app"]},
-    ]
-    assert manifests()["Role"]["rules"] == tested
-    (documented,) = [yaml.safe_load(text) for text in code("README.md", "yaml")]
-    assert documented["rules"] == tested
+def test_the_example_deployment_has_time_to_stop() -> None:
+    """Its pods are given more time than the child is."""
+    container = elector("deployment")
+    assert container["command"][0] == "leaderexec"
+    grace_ns = pod("deployment")["terminationGracePeriodSeconds"] * 10**9
+    stop_timeout_ns = parsed(options_of(container)).stop_timeout_ns
+    assert grace_ns >= stop_timeout_ns + 9 * 10**9, "time to kill and to give back"
+
+
+def test_the_example_sidecar_is_one_and_has_its_program() -> None:
+    """The elector is a native sidecar, and the program beside it the one in master.mjs."""
+    objects = manifests("sidecar")
+    (sidecar,) = pod("sidecar")["initContainers"]
+    assert sidecar == elector("sidecar")
+    assert (sidecar["restartPolicy"], "command" in sidecar) == ("Always", False)
+    assert objects["ConfigMap"]["data"] == {"master.mjs": read("examples/master.mjs")}
+    (program,) = pod("sidecar")["containers"]
+    (mount,) = program["volumeMounts"]
+    (volume,) = pod("sidecar")["volumes"]
+    assert volume["name"] == mount["name"]
+    assert volume["configMap"] == {"name": objects["ConfigMap"]["metadata"]["name"]}
+    assert program["command"] == ["node", f"{mount['mountPath']}/master.mjs"]
+    assert program["securityContext"] == sidecar["securityContext"]
+    (port,) = objects["Service"]["spec"]["ports"]
+    assert port["targetPort"] == program["ports"][0]["name"]
+    labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert objects["Service"]["spec"]["selector"] == labels
+
+
+def test_the_examples_are_equally_strict() -> None:
+    """What pods and containers of the sidecar's example may not, those of the other may not."""
+    assert pod("sidecar")["securityContext"] == pod("deployment")["securityContext"]
+    strict = elector("deployment")["securityContext"]
+    assert elector("sidecar")["securityContext"] == strict
+
+
+def role_for(resource: str, name: str) -> list[dict[str, Any]]:
+    """Return the rules that candidates have in the tests for an object of this name."""
+    rule = {"apiGroups": [controlplane._LOCK_GROUPS[resource]], "resources": [resource]}
+    named = {**rule, "verbs": list(controlplane._LOCK_VERBS), "resourceNames": [name]}
+    return [{**rule, "verbs": ["create"]}, named]
+
+
+def test_the_documented_roles_are_the_tested_ones() -> None:
+    """What candidates may do in the tests is what the examples grant, and what the README says."""
+    for name, election in (("deployment", "my-app"), ("sidecar", "example")):
+        assert manifests(name)["Role"]["rules"] == role_for("leases", election)
+    documented = [block["rules"] for block in yaml_blocks() if "rules" in block]
+    assert documented == [role_for(each, "my-app") for each in ("leases", "endpoints")]
