@@ -44,7 +44,7 @@ _OPEN_BOUND_NS: Final = 30 * SECOND_NS
 #: How long a thread may keep another waiting: a handover passes through all of them.
 _SWITCH_S: Final = 0.0005
 #: How long a standby that is not next in line leaves what its watch tells.
-_REST_S: Final = (0.05, 0.15)
+_REST_S: Final = (0.1, 0.4)
 #: The least that a call is given before the process is ended for it.
 _CALL_BOUND_NS: Final = 5 * SECOND_NS
 
@@ -238,6 +238,7 @@ class Elector:
         self._lock: Lock | None = None
         self._busy_since_ns: int | None = None
         self._called_ns = 0
+        self._is_prompt = True  # as every process that the guardian forks
         self._watch_id = 0
         self._watch_thread: threading.Thread | None = None
         self._done = False
@@ -387,8 +388,17 @@ class Elector:
 
     def _step(self, event: election.Event) -> None:
         if not self._done:
-            for effect in self._core.step(event, linux.now()):
+            effects = self._core.step(event, linux.now())
+            self._keep_pace()
+            for effect in effects:
                 self._carry_out(effect)
+
+    def _keep_pace(self) -> None:
+        """Be prompt while others depend on it; hundreds of standbys must not starve a new child."""
+        is_prompt = self._core.state is not election.State.STANDBY or self._core.is_next
+        if is_prompt is not self._is_prompt:
+            self._is_prompt = is_prompt
+            linux.be_prompt() if is_prompt else linux.be_ordinary(self._seat.nice)
 
     def _carry_out(self, effect: election.Effect) -> None:
         match effect:

@@ -56,7 +56,8 @@ class ElectorSeat:
 
     `guardian_pidfd` tells the guardian's death; `proof_fd`, if there is a tree already, its end
     (keeper.PROOF). `grant` is the last one under which a tree was started and not yet given back.
-    `reports` is where a server wants to be told of the lock, if there is one.
+    `reports` is where a server wants to be told of the lock, if there is one. `nice` is the
+    priority that we were started with.
     """
 
     channel: Channel
@@ -65,6 +66,7 @@ class ElectorSeat:
     generation: int
     grant: Grant | None
     reports: Channel | None
+    nice: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,7 @@ class Guardian:
         """Serve until tenure says that it is over, and return the exit code."""
         self._step(tenure.Woke())
         while self._exit_code is None:
-            self._timer.set(self._tenure.wake_at_ns)
+            self._timer.set(self._wake_at_ns())
             ready = {fd for fd, _ in self._poll.poll(self._patience_ms())}
             if self._timer.fileno() in ready:
                 self._timer.clear()
@@ -252,6 +254,12 @@ class Guardian:
         if self._exit_code is None:
             for effect in self._tenure.step(event, linux.boottime_ns()):
                 self._carry_out(effect)
+
+    def _wake_at_ns(self) -> int | None:
+        times = [self._tenure.wake_at_ns]
+        if self._service and not self._server_pid:
+            times.append(self._server_from_ns)
+        return min((at_ns for at_ns in times if at_ns is not None), default=None)
 
     def _patience_ms(self) -> int | None:
         """How long to wait for something to happen besides the timer."""
@@ -468,6 +476,7 @@ class Guardian:
                 generation,
                 self._tenure.grant,
                 self._reports.ours if self._reports else None,
+                self._nice,
             )
             self._forked("leaderexec-elec", lambda: self._run_elector(seat))
         self._count("elector_starts")
@@ -484,6 +493,7 @@ class Guardian:
         if not service or not reports or self._server_pid or now_ns < self._server_from_ns:
             return
         self._server_from_ns = now_ns + SECOND_NS
+        guardian = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
@@ -493,6 +503,8 @@ class Guardian:
             seat = ServerSeat(reports.theirs, self._pidfd)
 
             def serve() -> None:
+                # One that hangs must not keep the port from our successor either.
+                linux.die_with_parent(guardian)
                 linux.be_ordinary(self._nice)
                 service.run(seat)
 

@@ -91,25 +91,39 @@ def name_process(name: str) -> None:
 
 
 def be_prompt() -> None:
-    """Ask the scheduler to run us soon after a wake-up, however busy the tree is.
+    """Ask the scheduler to run all our threads soon after a wake-up, however busy the tree is.
 
     A short slice (Linux 6.12) gives an early virtual deadline and needs no privilege; the best
-    nice value needs one and is taken where it may be. Whatever is refused is done without.
+    nice value needs one and is taken where it may be. Whatever is refused is done without. Threads
+    that are started later inherit it.
     """
-    _schedule(_BEST_NICE, _SLICE_NS) or _schedule(os.getpriority(os.PRIO_PROCESS, 0), _SLICE_NS)
+    for thread in _threads():
+        if not _schedule(thread, _BEST_NICE, _SLICE_NS):
+            _schedule(thread, os.getpriority(os.PRIO_PROCESS, thread), _SLICE_NS)
 
 
 def be_ordinary(nice: int) -> None:
-    """Undo `be_prompt` in a forked process: the child is scheduled as if we were not there."""
-    _schedule(nice, 0)
+    """Undo `be_prompt`, as far as we may: a child is scheduled as if we were not there."""
+    for thread in _threads():
+        _schedule(thread, nice, 0)
 
 
-def _schedule(nice: int, slice_ns: int) -> bool:
+def _threads() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc/self/task")]
+    except OSError:
+        return [0]  # whoever calls
+
+
+def _schedule(thread: int, nice: int, slice_ns: int) -> bool:
     number = _SCHED_SETATTR.get(os.uname().machine)
-    if number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
+    try:
+        if number is None or os.sched_getscheduler(thread) != os.SCHED_OTHER:
+            return False
+    except ProcessLookupError:
         return False
     attributes = struct.pack("IIQiIQQQ", 48, os.SCHED_OTHER, 0, nice, 0, slice_ns, 0, 0)
-    return int(_LIBC.syscall(number, 0, attributes, 0)) == 0
+    return int(_LIBC.syscall(number, thread, attributes, 0)) == 0
 
 
 class SignalFd:

@@ -106,6 +106,7 @@ class Herd:
 
     def hand_over(self) -> Handover:
         """Ask the leader to stop, and count until the line is in order again."""
+        self._wait_renewed()
         starts = self.field.starts()
         leader = self.candidates[starts[-1].identity]
         guardian = leader.guardian
@@ -119,6 +120,16 @@ class Herd:
         leader.wait_event(f"leader is {start.identity}", timeout_s=_START_S)
         attempts = sum(n for (verb, _), n in answers.items() if verb in {"update", "create"})
         return Handover(attempts, answers, start.at_s - since_s)
+
+    def _wait_renewed(self) -> None:
+        """Wait for a renewal, so that the news of the last change have reached everybody."""
+
+        def renewed() -> str:
+            lease = self._plane.lease(self.field.namespace, "x") or {}
+            return str(lease["spec"]["renewTime"])
+
+        before = renewed()
+        wait_until(lambda: renewed() != before, timeout_s=30, what="a renewal")
 
     def _requests(self, since_s: float) -> list[Request]:
         found = self._plane.requests(self.field.namespace, "x")
