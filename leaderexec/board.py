@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, assert_never
 
@@ -133,6 +134,9 @@ class Board:
         match news:
             case LockIs(holder=holder):
                 self._elector.heard(now_ns)
+                if self.lock is not None and self.lock.holder == holder:
+                    # Another elector has seen the holder for the first time, and we have not.
+                    news = replace(news, since_us=self.lock.since_us)
                 self.lock = news
                 if holder and holder != self._last_holder:
                     self.handovers += bool(self._last_holder)
@@ -229,7 +233,9 @@ class Board:
 
     def status(self, now_ns: int) -> dict[str, str | int | float | None]:
         """Return all that is worth knowing, as STATUS describes it."""
-        lock, tenure = self.lock, self.tenure
+        tenure = self.tenure
+        # Without a record there is no duration.
+        lock = self.lock if self.lock and self.lock.lease_duration_s else None
         legacy = self.legacy(now_ns)
         leads = self.leads(now_ns)
         problem = self.ready(now_ns)

@@ -6,6 +6,7 @@ Owns the composition and nothing else: which lock, which elector, which guardian
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 #: How many clients may wait to be accepted, above all while a server starts.
 _BACKLOG: Final = 128
+#: How the kernel says that an address is none of this machine, or of a family that it lacks.
+_NOT_HERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
 def main() -> NoReturn:
@@ -130,10 +133,14 @@ _TRAITS_2016: Final = LockTraits(time_unit_us=SECOND_US, peers_judge_by_own_dura
 
 
 def _listen(http: HttpSpec) -> list[socket.socket]:
-    """Open the listening sockets, before anything runs: a port that is taken is refused."""
+    """Open the listening sockets, before anything runs: a port that is taken is refused.
+
+    Of a name's addresses one that is here is enough: without IPv6 `localhost` may still have one.
+    """
     shown = f"[{http.host}]" if ":" in http.host else http.host
     listeners: list[socket.socket] = []
     port = http.port
+    not_here: OSError | None = None
     try:
         if not http.host and socket.has_dualstack_ipv6():
             listeners.append(
@@ -146,12 +153,20 @@ def _listen(http: HttpSpec) -> list[socket.socket]:
                 http.host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
             for family, address in dict.fromkeys((row[0], row[4]) for row in found):
-                listeners.append(
-                    socket.create_server(
-                        (str(address[0]), port, *address[2:]), family=family, backlog=_BACKLOG
+                try:
+                    listeners.append(
+                        socket.create_server(
+                            (str(address[0]), port, *address[2:]), family=family, backlog=_BACKLOG
+                        )
                     )
-                )
+                except OSError as error:
+                    if error.errno not in _NOT_HERE:
+                        raise
+                    not_here = error
+                    continue
                 port = listeners[0].getsockname()[1]
+        if not_here and not listeners:
+            raise not_here
     except OSError as error:
         for listener in listeners:
             listener.close()

@@ -334,7 +334,6 @@ class _Call:
     sent_ns: int
     record: Record | None = None
     seen: Snapshot | None = None
-    on_expiry: bool = False
     repeated: bool = False
 
 
@@ -350,7 +349,7 @@ _RELEASE_BOUND_NS: Final = 8_000_000_000
 #: How long others leave a free lock to the one that is next in line, in case it is alive: more
 #: than its write and the news of it take. Then they go at moments that are spread over as
 #: much as keeps two hundred of them from writing in the same moment.
-_COURTESY_NS: Final = 40_000_000
+_COURTESY_NS: Final = 150_000_000
 _COURTESY_SPREAD_NS: Final = 400_000_000
 #: Over how many retry periods, and how long at most, standbys spread naming themselves next.
 _NAME_SPREAD_PERIODS: Final = 5
@@ -496,14 +495,12 @@ class Election:
     @property
     def leader(self) -> str:
         """The holder as last seen, ourselves included; empty when nobody or unknown."""
-        if self._seen is None or self._absent:
-            return ""
-        return self._seen.record.holder
+        return self.record.holder if self.record else ""
 
     @property
     def record(self) -> Record | None:
         """The record as last seen, None when there is none."""
-        return None if self._seen is None or self._absent else self._seen.record
+        return self._present.record if self._present else None
 
     @property
     def leader_until_ns(self) -> int:
@@ -515,11 +512,21 @@ class Election:
         return self._expiry_ns(self._seen.record)
 
     @property
+    def is_next(self) -> bool:
+        """Whether we are named as the next in line."""
+        return self._seen is not None and self._seen.successor == self.identity
+
+    @property
     def calling(self) -> str:
         """What the call in flight is for, empty without one."""
         return "" if self._call is None else self._call.purpose.name.lower()
 
     # --- small helpers ---
+
+    @property
+    def _present(self) -> Snapshot | None:
+        """What was last seen, None if it was seen to be deleted since."""
+        return None if self._absent else self._seen
 
     def _move(self, cause: Cause, **fields: object) -> None:
         try:
@@ -803,30 +810,23 @@ class Election:
             return
         failure = event.failure
         kind = failure.kind
-        if call.purpose is _Purpose.NAME_SUCCESSOR and kind is FailureKind.CONFLICT:
-            return  # no hurry: the watch will bring what has changed
-        if call.purpose is _Purpose.NAME_SUCCESSOR and kind is FailureKind.FORBIDDEN:
-            self._complain(failure)
-            return  # nothing depends on it
         if call.purpose is _Purpose.ACQUIRE:
             self._doubt_claim()
             if kind is not FailureKind.UNAVAILABLE and not call.repeated:
-                # Refused: nothing of ours can have landed, whatever record is there, it is not this.
+                # Refused: nothing of ours can have landed; whatever is there, it is not this.
                 self._attempt_open, self._claim = False, None
         if kind is FailureKind.CONFLICT:
+            if call.purpose is _Purpose.ACQUIRE:
+                # Somebody was faster, or our own lost write had landed: what we see will tell.
+                self._attempt_open = False
+                self._outdated = self._present == call.seen
             self._must_read = True
             self._poll_at_ns = self._now.boot_ns
-            if self._watch is _Watch.OPEN and not call.on_expiry:
-                # Whoever was faster needs the server now; the watch is about to tell who it is.
+            if self._watch is _Watch.OPEN:
+                # Whoever was faster needs the server now; the watch is about to tell who it is,
+                # unless it was faster than the reply.
+                self._must_read = self._outdated
                 self._poll_at_ns += self._timing.retry_period_ns // 4
-            if call.purpose is _Purpose.ACQUIRE:
-                # Somebody was faster, or our own lost write had landed: the read will tell.
-                self._attempt_open = False
-                self._outdated = True
-                if call.on_expiry and self._watch is _Watch.OPEN:
-                    # The record changed and the watch did not say so: it is dead.
-                    self._note("warning", "the watch has silently died: opening another")
-                    self._close_watch()
             return
         if kind is FailureKind.ABSENT:
             if self.state in {State.LEADER, State.RESUMING}:
@@ -912,7 +912,7 @@ class Election:
         self._start_release()
 
     def _start_release(self) -> None:
-        seen = None if self._absent else self._seen
+        seen = self._present
         self._may_hold = (
             self._holding is not None
             or self._attempt_open
@@ -975,10 +975,14 @@ class Election:
             return
         now_ns = self._now.boot_ns
         if self._must_read:
-            if now_ns >= self._poll_at_ns:
-                self._issue(_Purpose.READ)
-            else:
+            if now_ns < self._poll_at_ns:
                 self._wake(self._poll_at_ns)
+                return
+            if self._outdated and self._watch is _Watch.OPEN:
+                # The record has changed and the watch did not say so.
+                self._note("warning", "the watch has silently died: opening another")
+                self._close_watch()
+            self._issue(_Purpose.READ)
             return
         try_at_ns = max(self._free_at_ns(), self._hold_off_ns)
         if self._tree_of is None and now_ns >= try_at_ns and self._may_lead():
@@ -989,7 +993,7 @@ class Election:
         if self._watch is _Watch.CLOSED:
             if now_ns >= self._watch_at_ns:
                 self._watch = _Watch.OPENING
-                self._effects.append(OpenWatch(None if self._absent else self._seen))
+                self._effects.append(OpenWatch(self._present))
             else:
                 self._wake(self._watch_at_ns)
         if self._watch is _Watch.OPEN:
@@ -1018,7 +1022,7 @@ class Election:
 
     def _try(self) -> None:
         """Write ourselves into the record."""
-        seen = None if self._absent else self._seen
+        seen = self._present
         repeated = self._attempt_open
         if seen is not None and self._mine(seen.record):
             repeated = True
@@ -1032,10 +1036,9 @@ class Election:
                 acquire_time_us = self._claim.acquire_time_us or acquire_time_us
             transitions = 0 if seen is None else seen.record.transitions + 1
         self._claim = Claim(self.identity, acquire_time_us, transitions)
-        on_expiry = seen is not None and bool(seen.record.holder)
         self._attempt_open = True
         self._attempt_over = seen
-        self._issue(_Purpose.ACQUIRE, self._record(), seen, on_expiry=on_expiry, repeated=repeated)
+        self._issue(_Purpose.ACQUIRE, self._record(), seen, repeated=repeated)
 
     def _act_holder(self, *, silent: bool) -> None:
         if silent:
@@ -1120,11 +1123,10 @@ class Election:
         record: Record | None = None,
         seen: Snapshot | None = None,
         *,
-        on_expiry: bool = False,
         repeated: bool = False,
     ) -> None:
         self._calls += 1
-        call = _Call(self._calls, purpose, self._now.boot_ns, record, seen, on_expiry, repeated)
+        call = _Call(self._calls, purpose, self._now.boot_ns, record, seen, repeated)
         self._call = call
         if purpose is _Purpose.NAME_SUCCESSOR and seen is not None:
             self._effects.append(NameSuccessor(call.call_id, self.identity, seen))

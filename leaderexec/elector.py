@@ -47,6 +47,8 @@ _SWITCH_S: Final = 0.0005
 _REST_S: Final = (0.1, 0.4)
 #: The least that a call is given before the process is ended for it.
 _CALL_BOUND_NS: Final = 5 * SECOND_NS
+#: Others may write names as long as a book: no more of them than fits a message is passed on.
+_TOLD_CHARS: Final = 600
 
 
 class LockRefused(Exception):
@@ -425,9 +427,11 @@ class Elector:
                     )
                 )
             case election.SendLost(token=token, reason=reason):
-                self._channel.send(wire.LostSent(self._seat.generation, token, reason))
+                self._channel.send(
+                    wire.LostSent(self._seat.generation, token, reason[:_TOLD_CHARS])
+                )
             case election.SendStanding(leader=leader, reason=reason):
-                self._channel.send(wire.StandingSent(leader, reason[:1000]))
+                self._channel.send(wire.StandingSent(leader[:_TOLD_CHARS], reason[:_TOLD_CHARS]))
             case election.SendReleased(token=token, outcome=outcome, retired=retired):
                 self._done = self._done or retired
                 self._channel.send(
@@ -475,7 +479,7 @@ class _Reports:
         if core.state is election.State.RESUMING:
             return  # what our predecessor told holds until we know better
         told = self._told
-        holder = core.leader if core.leader_until_ns > now.boot_ns else ""
+        holder = core.leader[:_TOLD_CHARS] if core.leader_until_ns > now.boot_ns else ""
         record = core.record
         news = wire.LockIs(
             generation=self._seat.generation,

@@ -1,8 +1,8 @@
 """Answers HTTP: a process of its own, so that no client can hold up the one that owns the time.
 
 Owns the connections and nothing of the election: guardian and elector tell it what they know over
-a channel, it asks nothing and tells nobody but its clients. Before it answers it hears what has
-arrived, and answers for the time at which it was asked (see board). The guardian opened the
+a channel, it asks nothing and tells nobody but its clients. An answer holds at the time at which it
+was asked for, whether or not anybody has said something lately (see board). The guardian opened the
 listening sockets and keeps them open, so that this process may die and be forked again while
 clients wait in the kernel's queue.
 
@@ -75,7 +75,6 @@ _BODY_BYTES: Final = 64 * 1024
 _EVENT_BYTES: Final = 16 * 1024
 #: How long the kernel tries to reach a client that has vanished.
 _UNREACHABLE_MS: Final = 30_000
-_ACCEPT_AT_ONCE: Final = 64
 _ACCEPT_PAUSE_S: Final = 0.1
 #: Timers of asyncio stand still while the machine is suspended, hence short ones.
 _LOOK_S: Final = 1.0
@@ -281,19 +280,19 @@ class _Server:
         self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_ACCEPT_AT_ONCE):
-            try:
-                sock, _ = listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno == errno.EMFILE and self._make_room():
-                    continue
-                # Nothing to be done about it now; the socket stays readable, which must not spin.
+        """Take one client, who is read before the next is taken.
+
+        One at a time also because at the limit of descriptors accepting fails even if nobody waits.
+        """
+        try:
+            sock, _ = listener.accept()
+        except OSError as error:
+            if error.errno != errno.EMFILE or not self._make_room():
+                # Nothing to be done now; the socket stays readable, which must not make us spin.
                 self._loop.remove_reader(listener.fileno())
                 self._loop.call_later(_ACCEPT_PAUSE_S, self._listen_to, listener)
-                return
-            self._welcome(sock)
+            return
+        self._welcome(sock)
 
     def _welcome(self, sock: socket.socket) -> None:
         if len(self._clients) >= _CONNECTIONS:
@@ -330,7 +329,6 @@ class _Server:
         headers: HTTPHeaders,
     ) -> None:
         """Answer a request that has been received as a whole."""
-        self._hear()
         path = line.path.partition("?")[0]
         try:
             page = self._page(path, line.method, headers)

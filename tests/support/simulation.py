@@ -4,12 +4,16 @@ Owns true time, which nobody in the cluster can see: every host has a boot time 
 and a rate of its own and a wall clock that people set. A candidate is a guardian (the real core of
 `tenure`), an elector (the real core of `election`) and a keeper (a model of `keeper`); the lock is
 a model of a Kubernetes object: compare-and-swap on uid and version, an identical write answered
-without a new version, and, if asked for, a PUT that creates what was deleted. Requests and replies
-get lost, come late, come twice; processes are late, are stopped, and die.
+without a new version, the name of who is next in line, and, if asked for, a PUT that creates what
+was deleted. Requests and replies get lost, come late, come twice; processes are late, are stopped,
+and die. A container that was killed, with all that ran in it, comes back in its slot under the name
+that it had, while what its former life has sent may still be on its way.
 
 An observer in true time writes down when each tree lived. What it judges (`Verdict`): trees that
 overlap, locks given back while their tree lived, and, once the faults have stopped, how long it
-takes until exactly one candidate runs.
+takes until exactly one candidate runs. A candidate without a child has a `Say` where others have a
+tree: it lasts for as long as it would answer that it leads. Whoever asks to be woken in the past,
+or makes requests without a pause, raises.
 
 It must not decide anything for the cores: it only carries out their effects, as the real processes
 do. Everything is drawn from one seed, so that a schedule can be run again.
@@ -25,12 +29,24 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from leaderexec import election, tenure
 from leaderexec.election import Election, Failure, FailureKind, Holding
-from leaderexec.model import SECOND_NS, Grant, Now, Record, Snapshot, Timing, Token
+from leaderexec.locks.base import successor_after
+from leaderexec.model import (
+    SECOND_NS,
+    SECOND_US,
+    Grant,
+    LockTraits,
+    Now,
+    Record,
+    Snapshot,
+    Timing,
+    Token,
+)
 from leaderexec.tenure import Tenure
 
 if TYPE_CHECKING:
@@ -42,10 +58,19 @@ _EPOCH_US: Final = 1_700_000_000_000_000
 TERM: Final = 15
 INT: Final = 2
 
-#: Two settings for schedules: a short one, in which little virtual time holds many leases, and the
-#: default one, in which replies may be late by more than the margin.
+#: What no elector needs within a second.
+_MOST_CALLS: Final = 12
+
+#: Settings for schedules: a short one, in which little virtual time holds many leases, the default
+#: one, in which replies may be late by more than the margin, and that of `--ttl=10s`.
 SHORT: Final = Timing(5, 2 * SECOND_NS, SECOND_NS)
 DEFAULT: Final = Timing()
+OLD: Final = Timing(10, 5 * SECOND_NS, 5 * SECOND_NS // 2)
+
+#: What the locks of 2016 ask of an election.
+TRAITS_OF_2016: Final = LockTraits(time_unit_us=SECOND_US, peers_judge_by_own_duration=True)
+
+_Request = election.Read | election.Create | election.Update | election.NameSuccessor
 
 
 # --- what a schedule is made of --------------------------------------------------------------
@@ -56,10 +81,13 @@ class Setup:
     """The rules of one simulated cluster; what is random comes from the seed.
 
     `elections` and `tenures` build the cores, so that a test can put a mutant in their place.
-    `coarse` makes the server compare times in whole seconds, as locks do that store whole seconds.
-    `put_creates` lets a PUT to a deleted object create another one. With `voluntary` children end
-    by themselves and people ask candidates to stop; with `restarts` a candidate that ended is
-    followed by another on its host. `steady` takes the middle of everything that would be random.
+    `coarse` makes the server compare times in whole seconds; with `traits` that say so it keeps
+    nothing else. The lock keeps a `line` or does not. `put_creates` lets a PUT to a deleted object
+    create another one. Candidates are PID 1 of a container that knows its slot with the probability
+    `pid1`, have an id that others have too with `verbatim`, and no child with `sidecars`. With
+    `voluntary` children end by themselves and people ask candidates to stop; with `restarts` a
+    candidate that ended is followed by another on its host, `restart_ns` later at the latest.
+    `steady` takes the middle of everything that would be random.
     """
 
     candidates: int = 5
@@ -69,13 +97,18 @@ class Setup:
     skew_ppm: int = 5000
     late_ns: int = 250 * MS
     kill_ns: int = 800 * MS
+    wall_spread_us: int = 10 * SECOND_US
     pid1: float = 0.3
     verbatim: float = 0.0
+    sidecars: float = 0.0
+    traits: LockTraits = field(default_factory=LockTraits)
+    line: bool = True
     hands: bool = False
     put_creates: bool = False
     coarse: bool = False
     voluntary: bool = True
     restarts: bool = True
+    restart_ns: int = 8 * SECOND_NS
     steady: bool = False
     stop_timeouts_s: tuple[int, ...] = (1, 20, 3600)
     on_losses: tuple[tenure.OnLoss, ...] = tuple(tenure.OnLoss)
@@ -99,6 +132,7 @@ class Verdict:
     overlaps: list[Overlap] = field(default_factory=list)
     early_releases: list[str] = field(default_factory=list)
     trees: int = 0
+    named: int = 0
     settled_after_ns: int | None = None
 
     def assert_safe(self) -> None:
@@ -269,6 +303,9 @@ def _rank(item: tuple[int, Any]) -> int:
 class Tree:
     """The processes that one run of the command has become."""
 
+    #: What a listener is told of it.
+    role, begins, ends = "tree", "lives", "is dead"
+
     def __init__(self, candidate: Candidate, keeper: Keeper, token: Token) -> None:
         world = candidate.host.world
         rng = world.rng
@@ -326,6 +363,16 @@ class Tree:
             self._keeper.tell("tree ended")
             if self.candidate.taking_over:
                 self.candidate.swept()
+
+
+class Say:
+    """What a candidate without a child says while it leads; it stands where others have a tree."""
+
+    role, begins, ends = "name", "says that it leads", "says so no more"
+
+    def __init__(self, candidate: Candidate, token: Token) -> None:
+        self.candidate = candidate
+        self.name = f"{candidate.name}/{token}"
 
 
 class Keeper(_Process):
@@ -406,17 +453,23 @@ class Guardian(_Process):
         rng = candidate.host.world.rng
         self.candidate = candidate
         self.core = setup.tenures(
-            timing=setup.timing,
+            timing=candidate.host.timing,
             stop_signal=TERM,
             stop_timeout_ns=rng.choice(setup.stop_timeouts_s) * SECOND_NS,
             on_loss=rng.choice(setup.on_losses),
             campaign_timeout_ns=None,
             signal_group=False,
             now_ns=self.host.clocks.boot_ns(),
+            has_child=candidate.has_child,
         )
 
     def wake_at_boot_ns(self) -> int | None:
         return self.core.wake_at_ns
+
+    def die(self) -> bool:
+        was_alive = super().die()
+        self.candidate.speak()
+        return was_alive
 
     def run(self, messages: list[Any]) -> None:
         for message in messages or (tenure.Woke(),):
@@ -426,8 +479,11 @@ class Guardian(_Process):
                 elector = self.candidate.elector
                 if elector is not None:
                     elector.tell(election.BeatReturned())
-            for effect in self.core.step(message, self.host.clocks.boot_ns()):
+            now_ns = self.host.clocks.boot_ns()
+            for effect in self.core.step(message, now_ns):
                 self._carry_out(effect)
+            _check_wake(self.core.wake_at_ns, now_ns)
+            self.candidate.speak()
 
     def _carry_out(self, effect: tenure.Effect) -> None:
         candidate = self.candidate
@@ -477,15 +533,18 @@ class Elector(_Process):
         self._unproven = False
         self._guardian_dead = False
         self._watch: _Watch | None = None
-        setup = candidate.host.world.setup
-        self.core = setup.elections(
+        #: When the last of its requests were made, in true time.
+        self.called_ns: deque[int] = deque(maxlen=_MOST_CALLS)
+        host = candidate.host
+        self.core = host.elections(
             identity=candidate.identity,
             unique=candidate.unique,
-            timing=setup.timing,
+            timing=host.timing,
             generation=generation,
-            jitter=candidate.host.world.rng.random,
-            now=self.host.clocks.read(),
-            inherited=Holding(grant.token, grant.uid, grant.claim) if grant else None,
+            jitter=host.world.rng.random,
+            now=host.clocks.read(),
+            inherited=_holding(grant) if grant else None,
+            traits=host.world.setup.traits,
         )
 
     def wake_at_boot_ns(self) -> int | None:
@@ -546,8 +605,10 @@ class Elector(_Process):
         if self.alive:
             if self.host.world.listener is not None and isinstance(event, election.Failed):
                 self.host.world.listener(self.candidate, "elector", event)
-            for effect in self.core.step(event, self.host.clocks.read()):
+            now = self.host.clocks.read()
+            for effect in self.core.step(event, now):
                 self._carry_out(effect)
+            _check_wake(self.core.wake_at_ns, now.boot_ns)
 
     def _carry_out(self, effect: election.Effect) -> None:
         guardian = self.candidate.guardian
@@ -556,7 +617,7 @@ class Elector(_Process):
         match effect:
             case election.Note():
                 self.candidate.note(effect)
-            case election.Read() | election.Create() | election.Update():
+            case election.Read() | election.Create() | election.Update() | election.NameSuccessor():
                 self.host.network.call(self, effect)
             case election.SendBeat():
                 guardian.tell(tenure.ElectorHeard(self.generation), 1)
@@ -583,15 +644,26 @@ class Elector(_Process):
                 assert_never(effect)
 
 
+def _check_wake(wake_ns: int | None, now_ns: int) -> None:
+    if wake_ns is not None and wake_ns <= now_ns:
+        raise AssertionError(f"to be woken {now_ns - wake_ns} ns ago: a loop without a pause")
+
+
+def _holding(grant: Grant) -> Holding:
+    granted_ns = grant.expires_at_ns - grant.renewed_at_ns
+    return Holding(grant.token, grant.uid, grant.claim, granted_ns)
+
+
 class Candidate:
     """One life of one leaderexec: a guardian and everything that it forks."""
 
-    def __init__(self, host: Host, name: str, identity: str, *, unique: bool, pid1: bool) -> None:
+    def __init__(self, host: Host, name: str, identity: str, *, unique: bool) -> None:
         self.host = host
         self.name = name
         self.identity = identity
         self.unique = unique
-        self.pid1 = pid1
+        self.pid1 = host.pid1
+        self.has_child: bool = not host.sidecar
         self.elector: Elector | None = None
         self.keeper: Keeper | None = None
         self.taking_over = False
@@ -634,10 +706,24 @@ class Candidate:
         self.guardian.tell(tenure.TreeEnded(), 2)
 
     def end(self) -> None:
-        """The guardian leaves; its elector has a second to do so."""
+        """The guardian leaves; its elector has a second to do so, but not after PID 1."""
         self.guardian.die()
         loop = self.host.world.loop
-        loop.at(loop.now + SECOND_NS, self._left)
+        loop.at(loop.now + (0 if self.pid1 else SECOND_NS), self._left)
+
+    def speak(self) -> None:
+        """Let the observer know whether a candidate without a child says that it leads."""
+        if self.has_child:
+            return
+        world, clocks, core = self.host.world, self.host.clocks, self.guardian.core
+        until_ns = core.renew_by_ns if core.state is tenure.State.RUNNING else None
+        said = world.living.get(self)
+        if core.grant and until_ns and self.guardian.alive and clocks.boot_ns() < until_ns:
+            if said is None:
+                world.tree_started(Say(self, core.grant.token))
+            world.loop.at(clocks.when(until_ns), self.speak)
+        elif said is not None:
+            world.tree_ended(said)
 
     def _left(self) -> None:
         if self.elector is not None:
@@ -696,7 +782,8 @@ class Candidate:
     @property
     def tree(self) -> Tree | None:
         """The tree that lives, if one does."""
-        return self.host.world.living.get(self)
+        living = self.host.world.living.get(self)
+        return living if isinstance(living, Tree) else None
 
     def gone(self) -> None:
         if not self.ended:
@@ -715,21 +802,29 @@ class Candidate:
 
 
 class Host:
-    """A machine: its clocks, its network, how starved it is, and the candidate that lives on it."""
+    """A machine: its clocks, its network, how starved it is, and the candidate that lives on it.
 
-    def __init__(self, world: World, name: str) -> None:
+    `timing` and `elections` are those of the candidate.
+    """
+
+    def __init__(
+        self, world: World, name: str, timing: Timing, elections: Callable[..., Election]
+    ) -> None:
         rng, setup = world.rng, world.setup
         self.world = world
         self.name = name
+        self.timing = timing
+        self.elections = elections
         self.pid1 = rng.random() < setup.pid1
         self.verbatim = rng.random() < setup.verbatim
+        self.sidecar = rng.random() < setup.sidecars
         self.clocks = _Clocks(
             world.loop,
             rng.randrange(10**15),
             rng.choice((-1, 1)) * setup.skew_ppm
             if rng.random() < 0.5
             else rng.randint(-setup.skew_ppm, setup.skew_ppm),
-            _EPOCH_US + rng.randrange(10**7),
+            _EPOCH_US + int(rng.random() * setup.wall_spread_us),
         )
         self.network = Network(self)
         self.starved = False
@@ -750,19 +845,20 @@ class Host:
         world = self.world
         if not world.setup.restarts:
             return
-        after_ns = int(world.rng.random() * (1 if world.calm else 8) * SECOND_NS)
-        world.loop.at(world.loop.now + after_ns, self._start_again)
+        most_ns = min(SECOND_NS, world.setup.restart_ns) if world.calm else world.setup.restart_ns
+        world.loop.at(world.loop.now + int(world.rng.random() * most_ns), self.start_again)
 
-    def _start_again(self) -> None:
+    def start_again(self) -> None:
+        """Let another candidate follow the one that is gone."""
         self.candidate = self._new_candidate()
 
     def _new_candidate(self) -> Candidate:
         self._lives += 1
         name = f"{self.name}.{self._lives}"
         if self.verbatim:
-            return Candidate(self, name, "verbatim", unique=False, pid1=self.pid1)
+            return Candidate(self, name, "verbatim", unique=False)
         identity = self.name if self.pid1 or self.world.setup.steady else name
-        return Candidate(self, name, identity, unique=True, pid1=self.pid1)
+        return Candidate(self, name, identity, unique=True)
 
 
 @dataclass(slots=True)
@@ -799,14 +895,16 @@ class Network:
         self.watches: list[_Watch] = []
         self._base_ns = int((0.5 + host.world.rng.random() * 10) * MS)
 
-    def call(
-        self, elector: Elector, effect: election.Read | election.Create | election.Update
-    ) -> None:
+    def call(self, elector: Elector, effect: _Request) -> None:
         """Send a request; it may land once, twice, late or never, and so may its reply."""
         world = self.host.world
         rng, loop = world.rng, world.loop
         now = loop.now
         world.calls += 1
+        called = elector.called_ns
+        called.append(now)
+        if len(called) == _MOST_CALLS and now - called[0] < SECOND_NS:
+            raise AssertionError(f"{_MOST_CALLS} requests within a second")
         fate = self._fate()
         if fate.refusal is not None:
             failed = election.Failed(effect.call_id, fate.refusal)
@@ -814,7 +912,7 @@ class Network:
             if fate.lands:
                 world.in_flight(fate.there_ns, self._land, elector, effect, None)
             return
-        timeout_ns = world.setup.timing.call_timeout_ns
+        timeout_ns = self.host.timing.call_timeout_ns
         in_time = fate.lands and fate.replies and fate.there_ns + fate.back_ns <= timeout_ns
         if fate.lands:
             reply_at_ns = now + fate.there_ns + fate.back_ns if in_time else None
@@ -825,7 +923,7 @@ class Network:
         if in_time:
             return
         if self.mode == "trickle" and rng.random() < 0.5:
-            overdue_ns = max(world.setup.timing.renew_deadline_ns, 5 * SECOND_NS)
+            overdue_ns = max(self.host.timing.renew_deadline_ns, 5 * SECOND_NS)
             loop.at(now + overdue_ns, elector.overdue, effect.call_id)
             return
         failure = Failure(FailureKind.UNAVAILABLE, "timed out")
@@ -834,7 +932,7 @@ class Network:
     def _fate(self) -> _Fate:
         """Draw what becomes of the next request."""
         rng = self.host.world.rng
-        timeout_ns = self.host.world.setup.timing.call_timeout_ns
+        timeout_ns = self.host.timing.call_timeout_ns
         fate = _Fate(self._latency_ns(), self._latency_ns())
         match self.mode:
             case "ok":
@@ -898,12 +996,7 @@ class Network:
     def _latency_ns(self) -> int:
         return int(self._base_ns * (0.5 + self.host.world.rng.random()))
 
-    def _land(
-        self,
-        elector: Elector,
-        effect: election.Read | election.Create | election.Update,
-        reply_at_ns: int | None,
-    ) -> None:
+    def _land(self, elector: Elector, effect: _Request, reply_at_ns: int | None) -> None:
         result = self.host.world.server.apply(elector.candidate, effect)
         if reply_at_ns is not None:
             self._reply(elector, reply_at_ns, result)
@@ -989,31 +1082,35 @@ class Server:
     def newest(self) -> Snapshot | None:
         return self.history[-1]
 
-    def apply(
-        self, candidate: Candidate, effect: election.Read | election.Create | election.Update
-    ) -> election.Event:
+    def apply(self, candidate: Candidate, effect: _Request) -> election.Event:
         """Carry out one request and return what is answered."""
-        found = self.history[-1]
-        call_id = effect.call_id
         match effect:
-            case election.Read():
-                return election.Returned(call_id, found)
-            case election.Create(record=record):
-                if found is not None:
+            case election.Read(call_id=call_id):
+                return election.Returned(call_id, self.newest)
+            case election.Create(call_id=call_id, record=record):
+                if self.newest is not None:
                     return _failed(call_id, FailureKind.CONFLICT)
-                return election.Returned(call_id, self._write(candidate, record, None))
-            case election.Update(record=record, seen=seen):
-                if found is None:
-                    if not self._world.setup.put_creates:
-                        return _failed(call_id, FailureKind.ABSENT)
-                    return election.Returned(call_id, self._write(candidate, record, None))
-                if (found.uid, found.version) != (seen.uid, seen.version):
-                    return _failed(call_id, FailureKind.CONFLICT)
-                if self._same(record, found.record):
-                    return election.Returned(call_id, found)
-                return election.Returned(call_id, self._write(candidate, record, found))
+                return election.Returned(call_id, self._write(candidate, record, None, ""))
+            case election.Update(call_id=call_id, record=record, seen=seen):
+                return self._put(candidate, call_id, record, seen, successor_after(record, seen))
+            case election.NameSuccessor(call_id=call_id, successor=successor, seen=seen):
+                self._world.verdict.named += 1
+                return self._put(candidate, call_id, seen.record, seen, successor)
             case _:
                 assert_never(effect)
+
+    def _put(
+        self, candidate: Candidate, call_id: int, record: Record, seen: Snapshot, successor: str
+    ) -> election.Event:
+        found = self.newest
+        if found is None:
+            if not self._world.setup.put_creates:
+                return _failed(call_id, FailureKind.ABSENT)
+        elif (found.uid, found.version) != (seen.uid, seen.version):
+            return _failed(call_id, FailureKind.CONFLICT)
+        elif self._same(record, found.record) and successor == (found.successor or ""):
+            return election.Returned(call_id, found)
+        return election.Returned(call_id, self._write(candidate, record, found, successor))
 
     # --- by hand ---
 
@@ -1033,14 +1130,25 @@ class Server:
         if found is not None:
             self._version += 1
             record = replace(found.record, **changes)
-            self._publish(Snapshot(record, found.uid, str(self._version)))
+            self._publish(replace(found, record=record, version=str(self._version)))
 
-    def _write(self, candidate: Candidate, record: Record, over: Snapshot | None) -> Snapshot:
+    def name(self, successor: str) -> None:
+        """Put somebody in line."""
+        found = self.newest
+        if found is not None and found.successor is not None:
+            self._version += 1
+            self._publish(replace(found, version=str(self._version), successor=successor))
+
+    def _write(
+        self, candidate: Candidate, record: Record, over: Snapshot | None, successor: str
+    ) -> Snapshot:
         if over is None:
             self._objects += 1
         self._version += 1
         uid = over.uid if over is not None else f"object-{self._objects}"
-        snapshot = Snapshot(record, uid, str(self._version))
+        kept = _cut(record, self._world.setup.traits.time_unit_us)
+        line = successor if self._world.setup.line else None
+        snapshot = Snapshot(kept, uid, str(self._version), line)
         if not record.holder:
             self._world.released_by(candidate)
         self._publish(snapshot)
@@ -1055,14 +1163,16 @@ class Server:
                 watch.see(snapshot)
 
     def _same(self, one: Record, other: Record) -> bool:
-        return _coarse(one) == _coarse(other) if self._world.setup.coarse else one == other
+        unit_us = SECOND_US if self._world.setup.coarse else self._world.setup.traits.time_unit_us
+        return _cut(one, unit_us) == _cut(other, unit_us)
 
 
-def _coarse(record: Record) -> Record:
+def _cut(record: Record, unit_us: int) -> Record:
+    """Return a record with its times in whole units."""
     return replace(
         record,
-        acquire_time_us=(record.acquire_time_us or 0) // 1_000_000,
-        renew_time_us=(record.renew_time_us or 0) // 1_000_000,
+        acquire_time_us=(record.acquire_time_us or 0) // unit_us * unit_us,
+        renew_time_us=(record.renew_time_us or 0) // unit_us * unit_us,
     )
 
 
@@ -1097,7 +1207,7 @@ class World:
         self.listener: Callable[[Candidate | None, str, object], None] | None = None
         self.calm = False
         self.calls = 0
-        self.living: dict[Candidate, Tree] = {}
+        self.living: dict[Candidate, Tree | Say] = {}
         self._in_flight: dict[int, tuple[Callable[..., None], tuple[Any, ...]]] = {}
         self._sent = 0
         self.hosts: list[Host] = []
@@ -1105,9 +1215,15 @@ class World:
         for number in range(setup.candidates):
             self.add_host(f"host{number}")
 
-    def add_host(self, name: str) -> Host:
+    def add_host(
+        self,
+        name: str,
+        timing: Timing | None = None,
+        elections: Callable[..., Election] | None = None,
+    ) -> Host:
         """Add a machine with a candidate that starts now."""
-        host = Host(self, name)
+        setup = self.setup
+        host = Host(self, name, timing or setup.timing, elections or setup.elections)
         self.hosts.append(host)
         return host
 
@@ -1145,7 +1261,8 @@ class World:
             self.advance(SECOND_NS // 2)
             for candidate, tree in self.living.items():
                 # A child that ignores the stop signal keeps the lock for as long as it may drain.
-                if candidate.guardian.core.state is tenure.State.STOPPING:
+                stopping = candidate.guardian.core.state is tenure.State.STOPPING
+                if stopping and isinstance(tree, Tree):
                     tree.kill()
             if self.leads() is not None:
                 self.verdict.settled_after_ns = self.loop.now - since_ns
@@ -1216,8 +1333,11 @@ class World:
                 self.ask_to_stop(host, rng.choice((TERM, INT)))
         elif self.setup.hands:
             self.meddle(rng.randrange(4))
-        else:
+        elif rng.random() < 0.5:
             self.server.touch()
+        else:
+            self._trace("somebody who is not there is next in line")
+            self.server.name("nobody that lives")
 
     def disturb_network(self, host: Host, mode: str, for_ns: int) -> None:
         if self.calm:
@@ -1320,27 +1440,31 @@ class World:
             act, args = travelling
             act(*args)
 
-    def tree_started(self, tree: Tree) -> None:
+    def tree_started(self, tree: Tree | Say) -> None:
         for other in self.living.values():
             self.verdict.overlaps.append(Overlap(self.loop.now, other.name, tree.name))
-        self._trace(f"tree {tree.name} starts; alive: {[t.name for t in self.living.values()]}")
+        self._trace(
+            f"{tree.role} {tree.name} {tree.begins}; beside: "
+            f"{[other.name for other in self.living.values()]}"
+        )
         if self.listener is not None:
-            self.listener(tree.candidate, "tree", "lives")
+            self.listener(tree.candidate, tree.role, tree.begins)
         self.living[tree.candidate] = tree
         self.verdict.trees += 1
 
-    def tree_ended(self, tree: Tree) -> None:
-        self._trace(f"tree {tree.name} ends")
+    def tree_ended(self, tree: Tree | Say) -> None:
+        self._trace(f"{tree.role} {tree.name} {tree.ends}")
         if self.listener is not None:
-            self.listener(tree.candidate, "tree", "is dead")
+            self.listener(tree.candidate, tree.role, tree.ends)
         del self.living[tree.candidate]
 
     def released_by(self, candidate: Candidate) -> None:
-        """A release has landed: no tree of whoever sent it may live."""
+        """A release has landed: no tree of whoever sent it may live, in whichever of its lives."""
         self._trace(f"{candidate.name} releases")
-        tree = self.living.get(candidate)
-        if tree is not None:
-            self.verdict.early_releases.append(f"{tree.name} at {self.loop.now / SECOND_NS:.3f}")
+        for tree in self.living.values():
+            if tree.candidate.host is candidate.host:
+                at_s = self.loop.now / SECOND_NS
+                self.verdict.early_releases.append(f"{tree.name} at {at_s:.3f}")
 
     def _trace(self, line: str) -> None:
         if self.trace is not None:

@@ -362,6 +362,14 @@ def test_the_status_of_a_leader() -> None:
     }
 
 
+def test_the_status_does_not_make_up_a_record() -> None:
+    """As long as the elector has seen none, nothing is said of it."""
+    told = board()
+    told.take(lock_is("", START_NS, lease_duration_s=0, transitions=0), START_NS)
+    status = told.status(START_NS)
+    assert (status["lease_duration_s"], status["transitions"]) == (None, None)
+
+
 def test_the_status_tells_what_is_wrong() -> None:
     """A leader whose time is over leads no more, has no time left, and says why it is not live."""
     told = board()

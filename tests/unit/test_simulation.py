@@ -27,14 +27,18 @@ from hypothesis.stateful import (
 
 from leaderexec import election, tenure
 from leaderexec.election import Election
-from leaderexec.model import SECOND_NS, Grant, Record, Snapshot, Timing
+from leaderexec.model import SECOND_NS, SECOND_US, Grant, Record, Snapshot, Timing
 from leaderexec.tenure import Tenure
 from tests.support.simulation import (
     DEFAULT,
     INT,
     MS,
+    OLD,
     SHORT,
     TERM,
+    TRAITS_OF_2016,
+    Candidate,
+    Host,
     Network,
     Setup,
     Verdict,
@@ -49,11 +53,28 @@ _TIMES: Final = int(os.environ.get("LEADEREXEC_SCHEDULES", "1"))
 
 #: The clusters that the promise is tested on, and how many schedules each gets.
 _LONG: Final = Setup(timing=DEFAULT, duration_ns=150 * SECOND_NS, fault_every_ns=7 * SECOND_NS)
+_OF_2016: Final = Setup(
+    timing=OLD,
+    duration_ns=120 * SECOND_NS,
+    fault_every_ns=5 * SECOND_NS,
+    traits=TRAITS_OF_2016,
+    sidecars=0.5,
+)
+#: Containers that come back at once, while their former life's requests are under way.
+_SLOTS: Final = Setup(pid1=1.0, restart_ns=SECOND_NS // 2, fault_every_ns=2 * SECOND_NS)
+#: One id for all, on machines whose wall clocks agree: writes of one second look alike.
+_TWINS: Final = replace(_OF_2016, verbatim=1.0, wall_spread_us=SECOND_US // 10)
 _CLUSTERS: Final = {
-    "mixed": (Setup(), 500),
+    "mixed": (Setup(sidecars=0.2), 500),
     "stormy": (Setup(fault_every_ns=1500 * MS), 400),
+    "without a line": (Setup(line=False), 200),
+    "sidecars": (Setup(sidecars=1.0, fault_every_ns=2 * SECOND_NS), 150),
     "duplicated id": (Setup(verbatim=0.7), 250),
     "containers": (Setup(pid1=1.0), 250),
+    "slots": (_SLOTS, 200),
+    "slots, default timing": (replace(_LONG, pid1=1.0, restart_ns=SECOND_NS // 2), 100),
+    "of 2016": (_OF_2016, 150),
+    "of 2016, one id": (_TWINS, 200),
     "default timing": (_LONG, 300),
     "default timing, one id": (replace(_LONG, verbatim=1.0), 100),
     "seven candidates": (Setup(candidates=7, pid1=0.0), 100),
@@ -94,13 +115,17 @@ def _play(seed: int, setup: Setup) -> Verdict:
 def test_no_two_trees_overlap_and_none_is_released_while_it_lives(cluster: str) -> None:
     """Under every drawn fault one tree at most lives, and calm brings exactly one leader back."""
     setup, count = _CLUSTERS[cluster]
-    trees = 0
+    trees = named = 0
     for seed in _seeds(count):
         verdict = _play(seed, setup)
         if verdict.overlaps or verdict.early_releases:
             pytest.fail(f"LEADEREXEC_SEED={seed}: {verdict.overlaps} {verdict.early_releases}")
         trees += verdict.trees
+        named += verdict.named
     assert _SEED or trees > 3 * count, "hardly anything ran: nothing was tested"
+    # Those that share one id have no line: whoever is next would have the leader's own name.
+    lines_up = setup.line and setup.verbatim < 1
+    assert _SEED or (named > count if lines_up else named == 0), "nobody, or somebody, was in line"
 
 
 def test_one_seed_is_one_schedule() -> None:
@@ -167,6 +192,61 @@ def test_a_leader_that_is_asked_to_stop_is_followed_at_once() -> None:
         assert successor is not leader
 
 
+def test_whoever_is_next_in_line_follows() -> None:
+    """After a requested stop the standby that has named itself is the one that leads."""
+    for seed in _seeds(20):
+        world = _quiet(seed, timing=DEFAULT, pid1=0.0, stop_timeouts_s=(1,))
+        leader = world.leads()
+        assert leader is not None
+        world.advance(5 * DEFAULT.retry_period_ns)
+        assert world.server.newest is not None
+        named = world.server.newest.successor
+        assert named not in {None, "", leader.identity}, f"LEADEREXEC_SEED={seed}"
+        world.ask_to_stop(leader.host, TERM)
+        while leader in world.living:
+            world.advance(10 * MS)
+        world.advance(200 * MS)
+        successor = world.leads()
+        assert successor is not None, f"LEADEREXEC_SEED={seed}"
+        assert successor.identity == named
+
+
+@pytest.mark.parametrize("stop", [True, False], ids=["released", "expired"])
+def test_a_line_of_the_dead_costs_the_courtesy_and_no_more(stop: bool) -> None:
+    """Where the one that is next in line is long dead, another follows after the courtesy."""
+    for seed in _seeds(20):
+        world = _quiet(seed, timing=DEFAULT, pid1=1.0, stop_timeouts_s=(1,), skew_ppm=0)
+        leader = world.leads()
+        assert leader is not None
+        world.server.name("nobody that lives")
+        world.advance(2 * DEFAULT.retry_period_ns)
+        if stop:
+            world.ask_to_stop(leader.host, TERM)
+            while leader in world.living:
+                world.advance(10 * MS)
+        else:
+            world.setup = replace(world.setup, restarts=False)
+            leader.kill_guardian()
+            world.advance(DEFAULT.lease_duration_ns)
+        world.advance(200 * MS + election._COURTESY_NS + election._COURTESY_SPREAD_NS)
+        assert world.leads() not in {None, leader}, f"LEADEREXEC_SEED={seed}"
+
+
+def test_a_container_that_was_killed_takes_its_own_lease_back() -> None:
+    """In its slot a container leads again long before its former life's lease has run out."""
+    for seed in _seeds(20):
+        world = _quiet(seed, timing=DEFAULT, pid1=1.0, restart_ns=SECOND_NS // 2)
+        leader = world.leads()
+        assert leader is not None
+        world.kill(leader.host, "guardian")
+        assert not world.living
+        world.advance(2 * SECOND_NS)
+        again = world.leads()
+        assert again is not None, f"LEADEREXEC_SEED={seed}"
+        assert again.host is leader.host
+        assert again is not leader
+
+
 def test_an_elector_killed_again_and_again_costs_the_child_nothing() -> None:
     """Ten electors killed over some leases: the same tree runs throughout."""
     world = _quiet(1, timing=DEFAULT)
@@ -221,6 +301,15 @@ def test_a_standby_whose_elector_hangs_gets_another() -> None:
 _HOSTS: Final = st.integers(0, 4)
 _ROLES: Final = st.sampled_from(("guardian", "elector", "keeper"))
 _TIMES_NS: Final = st.integers(0, 12 * SHORT.lease_duration_s).map(lambda n: n * SECOND_NS // 4)
+_SETUPS: Final = st.sampled_from(
+    (
+        Setup(),
+        Setup(verbatim=1.0),
+        Setup(pid1=1.0, restart_ns=SECOND_NS // 2),
+        Setup(sidecars=1.0, line=False),
+        Setup(verbatim=1.0, wall_spread_us=0, traits=TRAITS_OF_2016),
+    )
+)
 
 
 class Cluster(RuleBasedStateMachine):
@@ -228,9 +317,9 @@ class Cluster(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(seed=st.integers(0, 2**16), verbatim=st.sampled_from((0.0, 1.0)))
-    def begin(self, seed: int, verbatim: float = 0.0) -> None:
-        self.world = World(seed, Setup(verbatim=verbatim))
+    @initialize(seed=st.integers(0, 2**16), setup=_SETUPS)
+    def begin(self, seed: int, setup: Setup | None = None) -> None:
+        self.world = World(seed, setup or Setup())
         self.world.advance(2 * SECOND_NS)
 
     @rule(for_ns=_TIMES_NS)
@@ -283,6 +372,10 @@ class Cluster(RuleBasedStateMachine):
     @rule()
     def change_a_label(self) -> None:
         self.world.server.touch()
+
+    @rule()
+    def put_somebody_dead_in_line(self) -> None:
+        self.world.server.name("nobody that lives")
 
     @invariant()
     def never_two_trees(self) -> None:
@@ -452,6 +545,99 @@ class _TrustsNames(Election):
 def test_a_record_known_by_its_name_alone_lets_trees_overlap() -> None:
     """Where an id is used twice, the name says nothing about who holds the lock."""
     assert _finds_an_overlap(Setup(verbatim=1.0, elections=_TrustsNames), 10)
+
+
+class _NeverDoubts(Election):
+    """Knows a write of unknown fate by its claim, where two write the same within a second."""
+
+    def _doubt_claim(self) -> None:
+        pass
+
+
+def test_known_by_a_claim_of_whole_seconds_lets_trees_overlap() -> None:
+    """Twins under one id that try in the same second write the same record: it tells not whose."""
+    assert _finds_an_overlap(replace(_TWINS, elections=_NeverDoubts), 40)
+
+
+def _back_under_its_name(host: Host) -> Candidate:
+    host._lives += 1
+    return Candidate(host, f"{host.name}.{host._lives}", host.name, unique=True)
+
+
+def test_a_name_that_comes_back_before_its_tree_is_dead_lets_trees_overlap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only with PID 1 the tree of the former life is provably dead: off it, the slot is no name."""
+    monkeypatch.setattr(Host, "_new_candidate", _back_under_its_name)
+    assert _finds_an_overlap(replace(_SLOTS, pid1=0.0), 20)
+
+
+class _JudgesByItsOwn(Election):
+    """A candidate of 2016: takes a lock that has not changed for as long as it was told itself."""
+
+    def _expiry_ns(self, record: Record) -> int:  # noqa: ARG002 - that is what it gets wrong
+        return self._stamp_ns + self._timing.lease_duration_ns
+
+
+class _LearnsNothing(Election):
+    """Does not heed the durations that others write."""
+
+    def _learn_duration(self, record: Record) -> None:
+        pass
+
+
+def _cut_off_beside_a_short_peer(seed: int, elections: type[Election]) -> Verdict:
+    """Let a peer lead whose lease is shorter, then one of ours, and cut that one off."""
+    setup = Setup(
+        candidates=0,
+        timing=OLD,
+        traits=TRAITS_OF_2016,
+        voluntary=False,
+        pid1=0.0,
+        stop_timeouts_s=(3600,),
+        on_losses=(tenure.OnLoss.STANDBY,),
+        restart_ns=SECOND_NS,
+    )
+    world = World(seed, setup)
+    peer = world.add_host("peer", Timing(8, 4 * SECOND_NS, 2 * SECOND_NS), _JudgesByItsOwn)
+    peer.drain_ns = 0
+    world.advance(3 * SECOND_NS)
+    for number in range(2):
+        world.add_host(f"ours{number}", elections=elections).drain_ns = -1
+    world.advance(3 * SECOND_NS)
+    world.ask_to_stop(peer, TERM)
+    world.advance(4 * SECOND_NS)
+    leader = world.leads()
+    assert leader is not None, f"LEADEREXEC_SEED={seed}"
+    assert leader.host is not peer, f"LEADEREXEC_SEED={seed}"
+    world.disturb_network(leader.host, "hole", 60 * SECOND_NS)
+    world.advance(20 * SECOND_NS)
+    assert world.leads() not in {None, leader}, f"LEADEREXEC_SEED={seed}"
+    return world.verdict
+
+
+def test_without_heeding_shorter_durations_trees_overlap() -> None:
+    """A peer that judges by its own, shorter duration takes the lock before ours has run out."""
+    assert any(_cut_off_beside_a_short_peer(seed, _LearnsNothing).overlaps for seed in range(20))
+
+
+def test_heeding_shorter_durations_keeps_trees_apart() -> None:
+    """What such a peer once wrote bounds the grants: our tree is dead when the peer takes over."""
+    for seed in _seeds(60):
+        _cut_off_beside_a_short_peer(seed, Election).assert_safe()
+
+
+class _ClaimsForLonger(Tenure):
+    """Takes a grant for younger than it is."""
+
+    def _granted(self, grant: Grant) -> None:
+        super()._granted(replace(grant, renewed_at_ns=grant.renewed_at_ns + 5 * SECOND_NS,
+                                 expires_at_ns=grant.expires_at_ns + 5 * SECOND_NS))  # fmt: skip
+
+
+def test_a_sidecar_that_says_for_too_long_that_it_leads_meets_its_successor() -> None:
+    """Without a child it is the answer that must end in time."""
+    assert _finds_an_overlap(Setup(sidecars=1.0, tenures=_ClaimsForLonger), 20)
 
 
 class _ExtendsGrants(Tenure):

@@ -74,6 +74,7 @@ class Drive:
         on_loss: OnLoss = OnLoss.STANDBY,
         campaign_timeout_ns: int | None = None,
         signal_group: bool = False,
+        has_child: bool = True,
     ) -> None:
         self.now_ns = START_NS
         self.elector_beats = True
@@ -86,6 +87,7 @@ class Drive:
             campaign_timeout_ns=campaign_timeout_ns,
             signal_group=signal_group,
             now_ns=self.now_ns,
+            has_child=has_child,
         )
         self._beat_at_ns = START_NS
 
@@ -94,6 +96,10 @@ class Drive:
 
     def step(self, event: Event | None = None) -> list[Effect]:
         effects = self.core.step(event or Woke(), self.now_ns)
+        wake_ns = self.core.wake_at_ns
+        assert wake_ns is None or wake_ns > self.now_ns, "a loop without a pause"
+        if wake_ns is None and not self.is_in(State.ENDED):
+            assert self.core._elector_killed, "nothing would ever happen again"
         if PingKeeper() in effects and self.keeper_answers:
             effects = effects + self.core.step(KeeperHeard(), self.now_ns)
         return effects
@@ -552,6 +558,25 @@ def test_a_guardian_that_was_stopped_beyond_its_deadlines_takes_it_for_a_loss() 
     assert drive.is_in(State.GONE)
     drive.released()
     assert drive.is_in(State.IDLE)
+
+
+def test_lateness_leaves_a_short_grant_long_enough_for_the_next_renewal() -> None:
+    """Rule 17 beside short peers: whatever was late once, leaderships do not end in their first."""
+    timing = Timing(10, 5 * SECOND_NS, 5 * SECOND_NS // 2)
+    for late_ms, lasts_ms in ((0, 3900), (200, 3700), (1000, 3000), (3_600_000, 3000)):
+        drive = Drive(timing=timing)
+        drive.step()
+        assert drive.core.wake_at_ns is not None
+        drive.now_ns = drive.core.wake_at_ns + late_ms * 1_000_000
+        drive.step()
+        start = only(drive.step(drive.grant(duration_s=6)), StartTree)
+        assert start.stop_at_ns == start.kill_at_ns == drive.now_ns + lasts_ms * 1_000_000
+        for _ in range(10):
+            drive.wait(timing.retry_period_ns)
+            drive.step(drive.grant(duration_s=6))
+            assert drive.is_in(State.RUNNING), "a renewal every retry period is enough"
+        drive.wait(2 * timing.retry_period_ns)
+        assert not drive.is_in(State.RUNNING)
 
 
 # --- requests to stop --------------------------------------------------------------------------
@@ -1027,3 +1052,224 @@ def test_a_dead_keeper_is_a_loss() -> None:
     drive.step(KeeperDied())
     drive.step(TreeEnded())
     assert only(drive.released(retired=True), End).exit_code == LOST_EXIT
+
+
+# --- without a child -----------------------------------------------------------------------------
+
+#: What concerns a tree, which is not there.
+_TREES: Final = {StartTree, PingKeeper, TakeOver}
+
+
+def sidecar(**changes: object) -> Drive:
+    """Return a candidate without a child that has an elector."""
+    drive = Drive(has_child=False, **changes)  # type: ignore[arg-type]
+    drive.step()
+    return drive
+
+
+def leading(**changes: object) -> Drive:
+    """Return one that leads."""
+    drive = sidecar(**changes)
+    drive.step(drive.grant())
+    assert drive.is_in(State.RUNNING)
+    return drive
+
+
+def leads(drive: Drive) -> bool:
+    """Whether it would say so."""
+    core = drive.core
+    return drive.is_in(State.RUNNING) and (core.renew_by_ns or 0) > drive.now_ns
+
+
+def test_a_grant_without_a_child_is_a_leadership_without_a_tree() -> None:
+    """It leads as soon as it is granted, and says who does; no keeper is asked for anything."""
+    drive = sidecar()
+    assert not leads(drive)
+    effects = drive.step(drive.grant())
+    assert "leader is a" in [e.event for e in effects if isinstance(e, Note)]
+    for _ in range(30):
+        effects += drive.wait(2 * SECOND_NS)
+        effects += drive.step(drive.grant())
+        assert leads(drive)
+    assert not _TREES & kinds(effects)
+    assert AskRelease not in kinds(effects)
+
+
+def test_when_leading_is_over_is_known() -> None:
+    """Each renewal moves it; without a grant there is no such time."""
+    drive = sidecar()
+    times = [drive.core.renew_by_ns]
+    drive.step(drive.grant())
+    times.append(drive.core.renew_by_ns)
+    drive.wait(3 * SECOND_NS)
+    drive.step(drive.grant())
+    times.append(drive.core.renew_by_ns)
+    drive.lost()
+    drive.released()
+    times.append(drive.core.renew_by_ns)
+    assert times == [None, START_NS + 10 * SECOND_NS, START_NS + 13 * SECOND_NS, None]
+
+
+def test_without_renewals_a_leadership_without_a_child_is_over_at_once() -> None:
+    """At the renew deadline nothing has to be stopped: the lock is given back in the same step."""
+    drive = leading()
+    assert AskRelease not in kinds(drive.wait(10 * SECOND_NS - 1))
+    assert leads(drive)
+    assert only(drive.wait(1), AskRelease) == AskRelease(TOKEN, retire=False)
+    assert drive.is_in(State.GONE)
+    drive.step(drive.grant())
+    assert drive.is_in(State.GONE), "irrevocable"
+    drive.released()
+    assert drive.is_in(State.IDLE)
+    drive.step(drive.grant(token=Token(11)))
+    assert leads(drive)
+
+
+def test_a_guardian_that_was_stopped_beyond_the_deadline_does_not_say_that_it_leads() -> None:
+    """The time that has passed counts before anything else is believed."""
+    drive = leading()
+    drive.now_ns += 40 * SECOND_NS
+    assert not leads(drive), "whoever looks at the time knows, before we run again"
+    assert only(drive.step(), AskRelease) == AskRelease(TOKEN, retire=False)
+
+
+def test_a_loss_without_a_child_is_over_at_once() -> None:
+    """Held by another: gone in the same step, and then a standby again."""
+    drive = leading()
+    effects = drive.lost()
+    assert only(effects, AskRelease) == AskRelease(TOKEN, retire=False)
+    assert not _TREES & kinds(effects)
+    drive.released()
+    assert drive.is_in(State.IDLE)
+
+
+@pytest.mark.parametrize("lose", [Drive.lost, lambda drive: drive.wait(10 * SECOND_NS)])
+def test_with_on_loss_exit_a_loss_without_a_child_ends_with_75(
+    lose: Callable[[Drive], list[Effect]],
+) -> None:
+    """--on-loss=exit, for another holder as for a missed renewal."""
+    drive = leading(on_loss=OnLoss.EXIT)
+    assert only(lose(drive), AskRelease) == AskRelease(TOKEN, retire=True)
+    assert only(drive.released(retired=True), End).exit_code == LOST_EXIT
+
+
+def _not_leading(drive: Drive) -> None:
+    pass
+
+
+def _leading(drive: Drive) -> None:
+    drive.step(drive.grant())
+
+
+def _giving_back(drive: Drive) -> None:
+    drive.step(drive.grant())
+    drive.lost()
+
+
+def _leading_without_an_elector(drive: Drive) -> None:
+    drive.step(drive.grant())
+    drive.step(ElectorEnded(1))
+    drive.step(ElectorEnded(2))
+
+
+@pytest.mark.parametrize("signum", [HUP, INT, 3, TERM])
+@pytest.mark.parametrize("kill", [False, True])
+@pytest.mark.parametrize(
+    "come_to", [_not_leading, _leading, _giving_back, _leading_without_an_elector]
+)
+def test_a_request_to_stop_without_a_child_ends_with_128_plus_n(
+    come_to: Callable[[Drive], None], signum: int, kill: bool
+) -> None:
+    """In each state: the lock is given back for good, and the signal decides the code."""
+    drive = sidecar()
+    come_to(drive)
+    effects = drive.ask(signum, kill=kill)
+    assert drive.is_in(State.GONE)
+    assert AskRelease in kinds(effects)
+    assert all(e.retire for e in effects if isinstance(e, AskRelease))
+    assert not leads(drive)
+    assert not {AskRelease, End} & kinds(drive.ask(TERM)), "once is enough"
+    assert only(drive.released(retired=True), End).exit_code == 128 + signum
+    assert not drive.ask(signum)
+
+
+def test_a_request_to_stop_after_the_deadline_still_ends_with_128_plus_n() -> None:
+    """We were stopped, the lease ran out, and the first thing that we hear is TERM."""
+    drive = leading(on_loss=OnLoss.EXIT)
+    drive.now_ns += 60 * SECOND_NS
+    drive.ask()
+    assert only(drive.released(retired=True), End).exit_code == 143
+
+
+def test_an_elector_that_is_killed_costs_a_leadership_without_a_child_nothing() -> None:
+    """Its heir renews in time; one that does not is a missed renewal."""
+    drive = leading()
+    drive.wait(SECOND_NS)
+    assert only(drive.step(ElectorEnded(1)), StartElector).generation == 2
+    assert leads(drive)
+    drive.wait(SECOND_NS)
+    drive.step(drive.grant(generation=2))
+    assert drive.core.renew_by_ns == drive.now_ns + 10 * SECOND_NS
+    drive.step(ElectorEnded(2))
+    effects = drive.wait(10 * SECOND_NS)
+    assert AskRelease(TOKEN, retire=False) in effects
+    effects = drive.step(ElectorEnded(3)) + drive.wait(SECOND_NS)
+    assert only(effects, AskRelease) == AskRelease(TOKEN, retire=False), "of its heir"
+
+
+def test_a_silent_elector_of_a_leader_without_a_child_is_killed() -> None:
+    """Nothing else of the vigil depends on a tree."""
+    drive = leading()
+    drive.elector_beats = False
+    effects: list[Effect] = []
+    for _ in range(15):
+        effects += drive.wait(SECOND_NS)
+        effects += drive.step(drive.grant())
+    assert KillElector in kinds(effects)
+    assert leads(drive)
+
+
+def test_a_late_wake_up_shortens_a_leadership_without_a_child_by_nothing_but_its_grace() -> None:
+    """Rule 17 takes from the grace on loss, which a leadership without a child does not use."""
+    drive = leading()
+    assert drive.core.wake_at_ns is not None
+    drive.now_ns = drive.core.wake_at_ns + 300_000_000
+    drive.step()
+    assert drive.core.renew_by_ns == START_NS + 10 * SECOND_NS
+
+
+def test_other_signals_change_nothing_without_a_child() -> None:
+    """There is nobody to pass them on to."""
+    drive = leading()
+    drive.step(SignalArrived(USR1))
+    assert leads(drive)
+
+
+def test_a_campaign_without_a_child_is_given_up_after_its_timeout() -> None:
+    """--timeout means the same."""
+    drive = sidecar(campaign_timeout_ns=30 * SECOND_NS)
+    assert only(drive.wait(30 * SECOND_NS), AskRelease).retire
+    assert only(drive.released(retired=True, token=None), End).exit_code == TIMEOUT_EXIT
+
+
+def test_a_leadership_without_a_child_is_never_between_leading_and_gone() -> None:
+    """Stopping and killing pass within the step that began them, whatever the order of events."""
+    events: list[Callable[[Drive], object]] = [
+        lambda drive: drive.step(drive.grant(token=Token(len(seen)))),
+        lambda drive: drive.step(drive.grant()),
+        Drive.lost,
+        Drive.released,
+        lambda drive: drive.released(retired=True),
+        lambda drive: drive.step(ElectorEnded(drive.core.generation)),
+        lambda drive: drive.wait(9 * SECOND_NS),
+        lambda drive: drive.step(SignalArrived(HUP)),
+        lambda drive: drive.step(Stood()),
+        Drive.ask,
+    ]
+    seen = []
+    for order in product(range(len(events)), repeat=4):
+        drive = sidecar()
+        for number in order:
+            events[number](drive)
+            seen.append(drive.core.state)
+    assert set(seen) == {State.IDLE, State.RUNNING, State.GONE, State.ENDED}

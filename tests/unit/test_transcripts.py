@@ -5,6 +5,8 @@ sequence of blocks: commands, a line `----`, what happened because of them, a bl
 begin with `#` are for people. Everything is played on `simulation.World` without any chance.
 
     candidate NAME [as-pid-1]       a candidate starts; `drains 5s` / `ignores stop`: its trees
+    candidate NAME sidecar          one without a child
+    start NAME                      another starts where one was killed, under the same name
     wait 2s                         time passes
     network NAME MODE               see simulation.Network; `ok` mends it
     kill NAME elector|guardian|keeper       SIGKILL
@@ -13,6 +15,7 @@ begin with `#` are for people. Everything is played on `simulation.World` withou
     ask NAME TERM|INT               a request to stop
     exit NAME                       the child ends by itself with 3
     delete | patch FIELD=VALUE | label      somebody edits the lock
+    next NAME                       somebody puts NAME in line
 
 Renewals that succeed are counted, not listed. Set LEADEREXEC_REWRITE=1 to write what happens into
 the files, and read the difference.
@@ -69,7 +72,11 @@ class Stage:
         verb, *words = command.split()
         match verb, words:
             case "candidate", [name, *options]:
-                self._world.setup = _with_pid1(self._world.setup, pid1="as-pid-1" in options)
+                self._world.setup = replace(
+                    self._world.setup,
+                    pid1=float("as-pid-1" in options),
+                    sidecars=float("sidecar" in options),
+                )
                 host = self._world.add_host(name)
                 host.drain_ns = 0
                 self._hosts[name] = host
@@ -77,6 +84,8 @@ class Stage:
                     host.drain_ns = _duration_ns(options[options.index("drains") + 1])
                 if "ignores" in options:
                     host.drain_ns = -1
+            case "start", [name]:
+                self._hosts[name].start_again()
             case "wait", [text]:
                 self._world.advance(_duration_ns(text))
             case "network", [name, "ok"]:
@@ -100,6 +109,8 @@ class Stage:
                 self._world.server.delete()
             case "label", []:
                 self._world.server.touch()
+            case "next", [name]:
+                self._world.server.name(name)
             case "patch", [text]:
                 field, value = text.split("=")
                 self._world.server.patch(**{field: value})
@@ -156,6 +167,8 @@ class Stage:
             self._say("lock", f"created, held by {_holder(after.record)}")
         elif before.record.holder != after.record.holder:
             self._say("lock", f"held by {_holder(after.record)}, version {after.version}")
+        elif before.successor != after.successor:
+            self._say("lock", f"next is {after.successor}, version {after.version}")
         elif before.record == after.record:
             self._say("lock", f"labelled, version {after.version}")
 
@@ -186,8 +199,10 @@ class Stage:
                 yield "creates the lock"
             case election.Update(record=record, seen=seen):
                 mine = seen.record.holder == record.holder == candidate.identity
-                if not mine or self._resuming(candidate):
+                if not mine or not self._leads(candidate):
                     yield f"writes {_holder(record)} over version {seen.version}"
+            case election.NameSuccessor(seen=seen):
+                yield f"names itself next over version {seen.version}"
             case election.OpenWatch():
                 yield "watches"
             case election.CloseWatch():
@@ -206,6 +221,10 @@ class Stage:
     def _words_of_guardian(self, candidate: Candidate, what: object) -> Iterator[str]:
         when = candidate.host.clocks.when
         match what:
+            case tenure.SignalTree() | tenure.SetDeadline() | tenure.KillTree() if (
+                not candidate.has_child
+            ):
+                pass  # there is no keeper to be told
             case tenure.StartElector(generation=generation):
                 yield f"starts elector {generation}"
             case tenure.KillElector():
@@ -231,13 +250,9 @@ class Stage:
             case _:
                 raise AssertionError(what)
 
-    def _resuming(self, candidate: Candidate) -> bool:
+    def _leads(self, candidate: Candidate) -> bool:
         elector = candidate.elector
-        return elector is not None and elector.core.state is election.State.RESUMING
-
-
-def _with_pid1(setup: Setup, *, pid1: bool) -> Setup:
-    return replace(setup, pid1=1.0 if pid1 else 0.0)
+        return elector is not None and elector.core.state is election.State.LEADER
 
 
 def _holder(record: Record) -> str:

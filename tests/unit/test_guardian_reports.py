@@ -1,0 +1,202 @@
+"""What guardian and elector report to a server, whether or not anybody reads it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from leaderexec import channel as wire
+from leaderexec import elector, guardian, linux
+from leaderexec.channel import CallTook, Channel, LockIs, TenureIs
+from leaderexec.election import State
+from leaderexec.model import SECOND_NS, Now, Record
+from tests.support.http_clients import standing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEARTBEAT_NS: Final = 2 * SECOND_NS
+START_NS: Final = 1_000 * SECOND_NS
+
+
+class Clock:
+    """The boot time that a test says it is."""
+
+    def __init__(self) -> None:
+        self.now_ns = START_NS
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Let both tellers read this clock."""
+    clock = Clock()
+    monkeypatch.setattr(linux, "boottime_ns", clock)
+    return clock
+
+
+@pytest.fixture
+def reports(clock: Clock) -> Iterator[guardian._Reports]:  # noqa: ARG001 - read from the start on
+    """What a guardian tells through."""
+    made = guardian._Reports(HEARTBEAT_NS)
+    yield made
+    made.ours.close()
+    made.theirs.close()
+
+
+def tell(reports: guardian._Reports, **changed: Any) -> None:
+    """Tell what the guardian of a standby would."""
+    facts = {
+        name: getattr(standing(**changed), name)
+        for name in TenureIs.__slots__
+        if name not in {*reports.totals, "lines_dropped"}
+    }
+    reports.tell(**facts)
+
+
+def received(channel: Channel) -> list[wire.Message]:
+    """Return what has arrived."""
+    return [message for message, _ in channel.receive()]
+
+
+def fill(channel: Channel) -> int:
+    """Send until nothing more fits, and return how many messages did."""
+    count = 0
+    while channel.send(CallTook("renew", "ok", count)):
+        count += 1
+        assert count < 100_000
+    return count
+
+
+# --- the guardian ----------------------------------------------------------------------------
+
+
+def test_every_change_is_told_and_nothing_twice(reports: guardian._Reports) -> None:
+    """A turn of the guardian's loop in which nothing changed says nothing."""
+    for state in ("idle", "idle", "running", "running", "stopping"):
+        tell(reports, state=state)
+    told = received(reports.theirs)
+    assert [m.state for m in told if isinstance(m, TenureIs)] == ["idle", "running", "stopping"]
+
+
+def test_a_heartbeat_tells_it_again(reports: guardian._Reports, clock: Clock) -> None:
+    """Without a change the same is said when the heartbeat is due, so that silence means death."""
+    tell(reports)
+    clock.now_ns += HEARTBEAT_NS - 1
+    tell(reports)
+    clock.now_ns += 1
+    tell(reports)
+    clock.now_ns += 1
+    tell(reports)
+    assert len(received(reports.theirs)) == 2
+
+
+def test_another_server_is_told_everything(reports: guardian._Reports) -> None:
+    """What its predecessor has read it cannot know."""
+    tell(reports)
+    assert len(received(reports.theirs)) == 1
+    reports.forget()
+    tell(reports)
+    assert received(reports.theirs) == [standing(elector_starts=0)]
+
+
+def test_leaderships_are_counted_by_their_tokens(reports: guardian._Reports) -> None:
+    """A grant that is kept until the lock is given back is one leadership; the next is another."""
+    for token in (None, 3, 3, None, 3, 7, 7, None):
+        tell(reports, token=token)
+    assert reports.totals["leaderships"] == 2
+
+
+def test_nobody_who_reads_blocks_the_guardian(reports: guardian._Reports) -> None:
+    """With a full buffer telling returns at once; as soon as there is room the newest is told."""
+    assert fill(reports.ours) > 100
+    for number in range(1000):
+        tell(reports, child_pid=number)
+    assert not any(isinstance(m, TenureIs) for m in received(reports.theirs))
+    tell(reports, child_pid=999)  # nothing has changed since, but nobody knows
+    assert received(reports.theirs) == [standing(elector_starts=0, child_pid=999)]
+
+
+# --- the elector -----------------------------------------------------------------------------
+
+
+def core(**changed: Any) -> Any:
+    """Return as much of an election as is reported of one: that of a standby."""
+    facts = {
+        "state": State.STANDBY,
+        "leader": "other",
+        "leader_until_ns": START_NS + 60 * SECOND_NS,
+        "record": Record("other", 15, transitions=4),
+        "slow_renewals": 0,
+    }
+    return SimpleNamespace(**{**facts, **changed})
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[elector._Reports, Channel]]:
+    """What an elector tells through, and where it arrives."""
+    ours, theirs = wire.pair()
+    seat: Any = SimpleNamespace(reports=ours, generation=3)
+    yield elector._Reports(seat, HEARTBEAT_NS), theirs
+    ours.close()
+    theirs.close()
+
+
+NOW: Final = Now(START_NS, 1_531_388_099_500_000)
+
+
+def test_the_lock_is_told_as_it_is_known(ends: tuple[elector._Reports, Channel]) -> None:
+    """On each change and at each heartbeat, since when the holder is the same."""
+    reports, theirs = ends
+    later = Now(NOW.boot_ns + HEARTBEAT_NS, NOW.wall_us + 2_000_000)
+    for now in (NOW, NOW, later):
+        reports.tell(core(), now)
+    first = LockIs(3, "other", START_NS + 60 * SECOND_NS, NOW.wall_us, 15, 4, 0, 0)
+    assert received(theirs) == [first, first]
+    reports.tell(core(leader="next"), later)
+    assert received(theirs) == [replace(first, holder="next", since_us=later.wall_us)]
+
+
+def test_nobody_is_told_of_who_may_have_lost_it(ends: tuple[elector._Reports, Channel]) -> None:
+    """A holder whose time is over is not known to hold it."""
+    reports, theirs = ends
+    reports.tell(core(leader_until_ns=NOW.boot_ns), NOW)
+    (told,) = received(theirs)
+    assert isinstance(told, LockIs)
+    assert told.holder == ""
+
+
+def test_while_it_resumes_the_former_word_holds(ends: tuple[elector._Reports, Channel]) -> None:
+    """The successor of a dead elector says nothing before it knows better."""
+    reports, theirs = ends
+    reports.tell(core(state=State.RESUMING), NOW)
+    assert received(theirs) == []
+
+
+@pytest.mark.parametrize("letter", ["x", "\u2603", "\U0001f40b", "\ud800", '"'])
+def test_a_long_name_is_told_in_part(ends: tuple[elector._Reports, Channel], letter: str) -> None:
+    """Whatever it is made of, the message fits, or the elector would be taken for dead."""
+    reports, theirs = ends
+    reports.tell(core(leader=letter * 100_000), NOW)
+    (told,) = received(theirs)
+    assert isinstance(told, LockIs)
+    assert set(told.holder) == {letter}
+    assert len(told.holder) > 253, "no name of a host or of a pod is longer"
+
+
+def test_nobody_who_reads_blocks_the_elector(ends: tuple[elector._Reports, Channel]) -> None:
+    """With a full buffer telling returns at once; as soon as there is room the newest is told."""
+    reports, theirs = ends
+    assert reports._seat.reports is not None
+    fill(reports._seat.reports)
+    reports.tell(core(leader="next"), NOW)
+    received(theirs)
+    reports.tell(core(leader="next"), NOW)
+    (told,) = received(theirs)
+    assert isinstance(told, LockIs)
+    assert told.holder == "next"
