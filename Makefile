@@ -43,6 +43,9 @@ coverage: $(VENV)/.test  ## unit and process with coverage, forked processes inc
 bench: $(VENV)/.test  ## measure handovers and what a standby costs
 	@$(BIN)/python -m tests.benchmarks.spine $(ARGS)
 
+herd: $(VENV)/.test  ## measure handovers among two hundred standbys (needs some 8 GiB)
+	@$(BIN)/python -m tests.benchmarks.herd $(ARGS)
+
 lint: $(VENV)/.test  ## ruff, mypy, import contracts, generated tables and diagrams
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -84,4 +87,4 @@ $(VENV)/.test: $(VENV)/.made pyproject.toml
 	$(PIP) install --editable '.[test]'
 	@touch $@ $(VENV)/.demo
 
-.PHONY: help demo test unit process kube coverage bench lint format build clean
+.PHONY: help demo test unit process kube coverage bench herd lint format build clean

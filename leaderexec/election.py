@@ -826,7 +826,7 @@ class Election:
                 # Whoever was faster needs the server now; the watch is about to tell who it is,
                 # unless it was faster than the reply.
                 self._must_read = self._outdated
-                self._poll_at_ns += self._timing.retry_period_ns // 4
+                self._poll_at_ns += self._timing.retry_period_ns // 2
             return
         if kind is FailureKind.ABSENT:
             if self.state in {State.LEADER, State.RESUMING}:
