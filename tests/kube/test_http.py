@@ -47,6 +47,7 @@ MASTER = 'leader_election_master_status{name="x"}'
 # --- who leads, when it cannot be known ------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_standby_that_is_cut_off_says_so_and_stays_alive(rally: KubeRally) -> None:
     """The name is empty once the lease may have run out; a restart would not help, so it lives."""
     rally.proxied("b")
@@ -191,6 +192,7 @@ def test_a_name_as_long_as_a_book_is_a_loss_like_any_other(rally: KubeRally) -> 
 # --- metrics ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_metrics_follow_what_happens(rally: KubeRally) -> None:
     """Renewals, a conflict, a loss with the child's end, and the leadership after it."""
     a, tree = rally.start_leader("a", HTTP, "--id=a")

@@ -131,6 +131,15 @@ def ask(
         connection.close()
 
 
+def has_ipv6() -> bool:
+    """Whether this machine has an IPv6 address of its own, as not every container has."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 def shown_leader(port: int) -> str:
     """Return who leads, as any client of 2016 would learn it."""
     return str(json.loads(ask(port).body)["name"])

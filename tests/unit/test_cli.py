@@ -1,0 +1,130 @@
+"""What the command line opens before anything runs, and what it tells the child of it."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from leaderexec import cli
+from leaderexec.config import HttpSpec, UsageError
+from tests.support.http_clients import has_ipv6
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: For documentation only: no machine has it.
+NOWHERE = "192.0.2.1"
+
+_IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[[str, int], list[str]]]:
+    """Listen on a host and a port, and return the addresses."""
+    opened: list[socket.socket] = []
+
+    def listen(host: str, port: int) -> list[str]:
+        sockets = cli._listen(HttpSpec(host, port))
+        opened.extend(sockets)
+        return [each.getsockname()[0] for each in sockets]
+
+    yield listen
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def resolved(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let every name have these addresses."""
+
+    def resolve(*addresses: str) -> None:
+        def getaddrinfo(_: str, port: int, **__: Any) -> list[Any]:
+            return [
+                (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, 0))
+                if ":" in address
+                else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
+                for address in addresses
+            ]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    return resolve
+
+
+@_IPV6
+def test_every_address_of_a_name_is_listened_on(
+    listen: Callable[[str, int], list[str]], resolved: Callable[..., None]
+) -> None:
+    """Both families, each address once, on one port."""
+    resolved("127.0.0.1", "::1", "127.0.0.1", "127.0.0.2")
+    assert listen("name", 0) == ["127.0.0.1", "::1", "127.0.0.2"]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "here"),
+    [
+        ((NOWHERE, "127.0.0.1"), ["127.0.0.1"]),
+        (("127.0.0.1", "2001:db8::1"), ["127.0.0.1"]),
+    ],
+)
+def test_an_address_that_is_not_here_is_done_without(
+    listen: Callable[[str, int], list[str]],
+    resolved: Callable[..., None],
+    addresses: tuple[str, ...],
+    here: list[str],
+) -> None:
+    """A name may have addresses of a family that this machine lacks."""
+    resolved(*addresses)
+    assert listen("name", 0) == here
+
+
+def test_a_name_without_an_address_here_is_refused(
+    listen: Callable[[str, int], list[str]], resolved: Callable[..., None]
+) -> None:
+    """Somebody has to be able to ask."""
+    resolved(NOWHERE, "2001:db8::1")
+    with pytest.raises(UsageError, match=r"^--http name:0: cannot listen: .*; accepted: "):
+        listen("name", 0)
+
+
+def test_a_port_that_is_taken_on_one_address_is_refused(
+    listen: Callable[[str, int], list[str]], resolved: Callable[..., None]
+) -> None:
+    """Half of what was asked for would answer half of those who ask; what was opened is closed."""
+    resolved("127.0.0.2", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=rf"^--http name:{port}: .* in use"):
+            listen("name", port)
+        socket.create_server(("127.0.0.2", port)).close()
+
+
+@_IPV6
+def test_without_dual_stack_a_port_alone_means_all_addresses(
+    listen: Callable[[str, int], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One socket for each family then."""
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    assert sorted(listen("", 0)) == ["0.0.0.0", "::"]
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("", "localhost"),
+        ("0.0.0.0", "localhost"),
+        ("::", "localhost"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "[::1]"),
+        ("web.example", "web.example"),
+    ],
+)
+def test_the_child_is_told_where_to_ask(host: str, told: str) -> None:
+    """All addresses means this machine; an IPv6 address is written in brackets."""
+    assert cli._elector_variables(host, 4040) == {
+        "ELECTOR_PATH": f"{told}:4040",
+        "ELECTOR_GET_URL": f"http://{told}:4040/",
+        "ELECTOR_SSE_URL": f"http://{told}:4040/events",
+    }
