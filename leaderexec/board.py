@@ -168,7 +168,10 @@ class Board:
     def holder(self, now_ns: int) -> str:
         """Return the holder as the record has it, empty when it is not known."""
         lock = self.lock
-        return lock.holder if lock is not None and now_ns < lock.until_ns else ""
+        if lock is not None and lock.holder and now_ns < lock.until_ns:
+            return lock.holder
+        # The guardian may tell of our leadership before the elector does.
+        return self.identity if self.leads(now_ns) else ""
 
     def name(self, now_ns: int) -> str:
         """Return the holder as it is shown, empty when it is not known."""
@@ -224,12 +227,13 @@ class Board:
 
     def next_change_ns(self, now_ns: int) -> int | None:
         """Return when an event changes by time alone, None if it does not."""
-        changes = []
-        if self.lock is not None and self.holder(now_ns):
-            changes.append(self.lock.until_ns)
-        if self.tenure is not None and self.tenure.renew_by_ns is not None and self.leads(now_ns):
-            changes.append(self.tenure.renew_by_ns)
-        return min(changes, default=None)
+        ends = (
+            None if self.lock is None else self.lock.until_ns,
+            None if self.tenure is None else self.tenure.renew_by_ns,
+        )
+        event = self.event(now_ns)
+        later = sorted(end_ns for end_ns in ends if end_ns is not None and end_ns > now_ns)
+        return next((end_ns for end_ns in later if self.event(end_ns) != event), None)
 
     def status(self, now_ns: int) -> dict[str, str | int | float | None]:
         """Return all that is worth knowing, as STATUS describes it."""

@@ -10,16 +10,18 @@ import pytest
 
 from leaderexec import channel as wire
 from leaderexec import elector, guardian, linux
+from leaderexec.board import Board
 from leaderexec.channel import CallTook, Channel, LockIs, TenureIs
 from leaderexec.election import State
 from leaderexec.model import SECOND_NS, Now, Record
-from tests.support.http_clients import standing
+from tests.support.http_clients import FAST, OURS, leading, lock_is, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HEARTBEAT_NS: Final = 2 * SECOND_NS
 START_NS: Final = 1_000 * SECOND_NS
+NOW: Final = Now(START_NS, 1_531_388_099_500_000)
 
 
 class Clock:
@@ -122,6 +124,55 @@ def test_nobody_who_reads_blocks_the_guardian(reports: guardian._Reports) -> Non
     assert received(reports.theirs) == [standing(elector_starts=0, child_pid=999)]
 
 
+# --- both ---
+
+
+def board() -> Board:
+    """Return what a server knows when it has heard nothing."""
+    return Board(
+        election="my-app",
+        identity=OURS,
+        identity_is_generated=True,
+        timing=FAST,
+        leader_only=False,
+        now=NOW,
+    )
+
+
+@pytest.mark.parametrize("lock", [None, lock_is("", 0), lock_is("other", START_NS)])
+def test_a_leadership_that_the_guardian_tells_first_has_a_name(lock: LockIs | None) -> None:
+    """Nobody is told that we lead and that it is not known who does; when we do not, it is not."""
+    told = board()
+    if lock is not None:
+        told.take(lock, START_NS)
+    told.take(leading(START_NS + SECOND_NS), START_NS)
+    for now_ns, expected in ((START_NS, ("host", True)), (START_NS + SECOND_NS, ("", False))):
+        event = told.event(now_ns)
+        assert (event["name"], event["leader"]) == expected
+    assert told.next_change_ns(START_NS) == START_NS + SECOND_NS
+    assert told.next_change_ns(START_NS + SECOND_NS) is None
+
+
+def test_another_holder_that_the_elector_tells_first_is_shown() -> None:
+    """Whoever is in the record is the holder, whatever the guardian has still to hear of it."""
+    told = board()
+    told.take(leading(START_NS + SECOND_NS), START_NS)
+    told.take(lock_is("intruder", START_NS + SECOND_NS), START_NS)
+    assert told.name(START_NS) == "intruder"
+
+
+def test_another_elector_does_not_make_a_holder_new() -> None:
+    """Since when the record says so is what was told first; another holder is another matter."""
+    told = board()
+    told.take(lock_is("other", START_NS + SECOND_NS), START_NS)
+    first = told.event(START_NS)
+    later_us = NOW.wall_us + 5_000_000
+    told.take(lock_is("other", START_NS + SECOND_NS, since_us=later_us, generation=2), START_NS)
+    assert told.event(START_NS) == first
+    told.take(lock_is("next", START_NS + SECOND_NS, since_us=later_us), START_NS)
+    assert told.event(START_NS)["last_update"] == "2018-07-12T09:35:04Z"
+
+
 # --- the elector -----------------------------------------------------------------------------
 
 
@@ -145,9 +196,6 @@ def ends() -> Iterator[tuple[elector._Reports, Channel]]:
     yield elector._Reports(seat, HEARTBEAT_NS), theirs
     ours.close()
     theirs.close()
-
-
-NOW: Final = Now(START_NS, 1_531_388_099_500_000)
 
 
 def test_the_lock_is_told_as_it_is_known(ends: tuple[elector._Reports, Channel]) -> None:
