@@ -13,7 +13,7 @@ import json
 import os
 import socket
 from dataclasses import dataclass, fields
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, Generic, TypeVar, get_type_hints
 
 #: Large enough for any message; what is longer is not ours.
 _MAX_BYTES: Final = 16384
@@ -267,6 +267,8 @@ Message = (
     | ChildStatus
 )
 
+_M = TypeVar("_M", bound=Message)
+
 _TYPES: Final[dict[str, type[Any]]] = {cls.__name__: cls for cls in Message.__args__}
 _FIELDS: Final[dict[str, list[tuple[str, Any]]]] = {
     name: [(f.name, get_type_hints(cls)[f.name]) for f in fields(cls)]
@@ -369,6 +371,26 @@ class Channel:
     def close(self) -> None:
         """Close this end."""
         self._socket.close()
+
+
+class Bulletin(Generic[_M]):
+    """Tells one absolute message over and over: on every change, and again at every heartbeat.
+
+    What is lost, because its reader is slow or was not there yet, is mended by the next.
+    """
+
+    def __init__(self, channel: Channel, heartbeat_ns: int) -> None:
+        self.channel = channel
+        #: What was told last, None if nothing was or a new reader is to be told everything.
+        self.told: _M | None = None
+        self._told_ns = 0
+        self._heartbeat_ns = heartbeat_ns
+
+    def tell(self, message: _M, now_ns: int) -> None:
+        """Send `message` if it is news, or if it is time to say it again."""
+        due = now_ns >= self._told_ns + self._heartbeat_ns
+        if (message != self.told or due) and self.channel.send(message):
+            self.told, self._told_ns = message, now_ns
 
 
 def pair() -> tuple[Channel, Channel]:

@@ -137,7 +137,6 @@ def _listen(http: HttpSpec) -> list[socket.socket]:
 
     Of a name's addresses one that is here is enough: without IPv6 `localhost` may still have one.
     """
-    shown = f"[{http.host}]" if ":" in http.host else http.host
     listeners: list[socket.socket] = []
     port = http.port
     not_here: OSError | None = None
@@ -171,8 +170,8 @@ def _listen(http: HttpSpec) -> list[socket.socket]:
         for listener in listeners:
             listener.close()
         raise config.UsageError(
-            f"--http {shown}:{http.port}: cannot listen: {error.strerror or error}; accepted: an "
-            "address of this machine with a free port"
+            f"--http {config.authority(http.host, http.port)}: cannot listen: "
+            f"{error.strerror or error}; accepted: an address of this machine with a free port"
         ) from error
     for listener in listeners:
         listener.setblocking(False)
@@ -183,12 +182,11 @@ def _elector_variables(host: str, port: int) -> dict[str, str]:
     """Return what tells the child where to ask who leads: the names are NAIS's."""
     if host in {"", "0.0.0.0", "::"}:  # noqa: S104 - recognised, not bound to
         host = "localhost"
-    elif ":" in host:
-        host = f"[{host}]"
+    address = config.authority(host, port)
     return {
-        "ELECTOR_PATH": f"{host}:{port}",
-        "ELECTOR_GET_URL": f"http://{host}:{port}/",
-        "ELECTOR_SSE_URL": f"http://{host}:{port}/events",
+        "ELECTOR_PATH": address,
+        "ELECTOR_GET_URL": f"http://{address}/",
+        "ELECTOR_SSE_URL": f"http://{address}/events",
     }
 
 
@@ -209,7 +207,7 @@ def _serve_http(
             leader_only=settings.ready is Ready.LEADER,
             now=linux.now(),
         ),
-        log=log_.bind(role="server"),
+        log=log_,
     )
 
 

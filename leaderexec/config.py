@@ -136,6 +136,11 @@ class HttpSpec:
     port: int
 
 
+def authority(host: str, port: int) -> str:
+    """Write host and port as a URL does, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """What a container is to its pod, which outlives a restart of the container.

@@ -638,7 +638,7 @@ class Election:
 
         A candidate that takes the lock by a shorter clock than ours would find our child alive.
         """
-        if 5 * self._room_ns > 6 * self._timing.retry_period_ns:
+        if self._room_ns > self._timing.least_term_ns:
             return True
         message = (
             f"standing by: another candidate takes a lock that was not renewed for "

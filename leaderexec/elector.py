@@ -34,6 +34,7 @@ from leaderexec.model import SECOND_NS, Now, Token
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from leaderexec.channel import Channel
     from leaderexec.guardian import ElectorSeat
     from leaderexec.locks.base import Lock
     from leaderexec.log import Log
@@ -244,7 +245,9 @@ class Elector:
         self._watch_id = 0
         self._watch_thread: threading.Thread | None = None
         self._done = False
-        self._reports = _Reports(seat, candidacy.timing.heartbeat_ns) if seat.reports else None
+        self._reports = seat.reports and _Reports(
+            seat.reports, seat.generation, candidacy.timing.heartbeat_ns
+        )
         self._core = election.Election(
             identity=candidacy.identity,
             unique=candidacy.unique,
@@ -469,20 +472,18 @@ class Elector:
 class _Reports:
     """Tells the server what is known of the lock, on every change and at every heartbeat."""
 
-    def __init__(self, seat: ElectorSeat, heartbeat_ns: int) -> None:
-        self._seat = seat
-        self._heartbeat_ns = heartbeat_ns
-        self._told: wire.LockIs | None = None
-        self._told_ns = 0
+    def __init__(self, channel: Channel, generation: int, heartbeat_ns: int) -> None:
+        self._bulletin: wire.Bulletin[wire.LockIs] = wire.Bulletin(channel, heartbeat_ns)
+        self._generation = generation
 
     def tell(self, core: election.Election, now: Now) -> None:
         if core.state is election.State.RESUMING:
             return  # what our predecessor told holds until we know better
-        told = self._told
+        told = self._bulletin.told
         holder = core.leader[:_TOLD_CHARS] if core.leader_until_ns > now.boot_ns else ""
         record = core.record
         news = wire.LockIs(
-            generation=self._seat.generation,
+            generation=self._generation,
             holder=holder,
             until_ns=core.leader_until_ns,
             since_us=told.since_us if told and told.holder == holder else now.wall_us,
@@ -491,18 +492,14 @@ class _Reports:
             slow_renewals=core.slow_renewals,
             lines_dropped=log.lines_dropped(),
         )
-        due = now.boot_ns >= self._told_ns + self._heartbeat_ns
-        if (news != told or due) and self._send(news):
-            self._told, self._told_ns = news, now.boot_ns
+        self._bulletin.tell(news, now.boot_ns)
 
     def tell_call(
         self, purpose: str, end: election.Returned | election.Failed, called_ns: int
     ) -> None:
         outcome = "ok" if isinstance(end, election.Returned) else end.failure.kind.name.lower()
-        self._send(wire.CallTook(purpose, outcome, linux.boottime_ns() - called_ns))
-
-    def _send(self, message: Message) -> bool:
-        return self._seat.reports is not None and self._seat.reports.send(message)
+        took_ns = linux.boottime_ns() - called_ns
+        self._bulletin.channel.send(wire.CallTook(purpose, outcome, took_ns))
 
 
 def _holding(grant: Grant) -> election.Holding:

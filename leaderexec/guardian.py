@@ -136,25 +136,20 @@ class _Reports:
     def __init__(self, heartbeat_ns: int) -> None:
         self.ours, self.theirs = wire.pair()
         self.totals = dict.fromkeys(("grants", "leaderships", "child_starts", "elector_starts"), 0)
-        self._heartbeat_ns = heartbeat_ns
-        self._told: wire.TenureIs | None = None
-        self._told_ns = 0
+        self._bulletin: wire.Bulletin[wire.TenureIs] = wire.Bulletin(self.ours, heartbeat_ns)
         self._token: int | None = None
 
     def tell(self, *, token: int | None, **facts: Any) -> None:
         if token is not None and token != self._token:
             self._token = token
             self.totals["leaderships"] += 1
-        now_ns = linux.boottime_ns()
         fields = {**facts, **self.totals}
         news = wire.TenureIs(token=token, lines_dropped=log.lines_dropped(), **fields)
-        due = now_ns >= self._told_ns + self._heartbeat_ns
-        if (news != self._told or due) and self.ours.send(news):
-            self._told, self._told_ns = news, now_ns
+        self._bulletin.tell(news, linux.boottime_ns())
 
     def forget(self) -> None:
         """Tell everything anew: there is another server."""
-        self._told = None
+        self._bulletin.told = None
 
 
 class Guardian:

@@ -64,6 +64,11 @@ class Timing:
         return max(SECOND_NS, self.renew_deadline_ns // 2)
 
     @property
+    def least_term_ns(self) -> int:
+        """The least time after a renewal that leaves room for the next: 1.2 retry periods."""
+        return 6 * self.retry_period_ns // 5
+
+    @property
     def silence_bound_ns(self) -> int:
         """How long guardian, elector and keeper may be silent before they count as dead."""
         return max(self.renew_deadline_ns, 3 * self.retry_period_ns)
@@ -86,11 +91,11 @@ class Timing:
                 f"{seconds(self.retry_period_ns)} is too short: at least 1s is accepted, because "
                 "other candidates compare renewals in whole seconds",
             )
-        if 5 * self.renew_deadline_ns <= 6 * self.retry_period_ns:
+        if self.renew_deadline_ns <= self.least_term_ns:
             raise TimingError(
                 "--renew-deadline",
                 f"{seconds(self.renew_deadline_ns)} is too short: more than 1.2 x --retry-period "
-                f"({seconds(self.retry_period_ns)}) = {seconds(self.retry_period_ns * 6 // 5)} is "
+                f"({seconds(self.retry_period_ns)}) = {seconds(self.least_term_ns)} is "
                 "accepted",
             )
         if self.grace_on_loss_ns <= 0:

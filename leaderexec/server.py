@@ -38,6 +38,7 @@ from tornado.iostream import IOStream
 from leaderexec import board as news
 from leaderexec import linux
 from leaderexec.channel import ChannelClosed
+from leaderexec.config import authority
 from leaderexec.log import quiet_standard_library
 from leaderexec.model import SECOND_NS
 
@@ -418,4 +419,4 @@ def _head(content_type: str) -> HTTPHeaders:
 
 def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return authority(host, port)

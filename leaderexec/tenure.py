@@ -492,7 +492,7 @@ class Tenure:
         last_ns = grant.expires_at_ns - self._timing.margin_ns
         # A grant that others' short durations bound has no grace on loss that could pay for our
         # lateness. It must last until the next renewal, or each leadership would end in its first.
-        least_ns = grant.renewed_at_ns + 6 * self._timing.retry_period_ns // 5
+        least_ns = grant.renewed_at_ns + self._timing.least_term_ns
         self._kill_at_ns = min(last_ns, max(last_ns - self._lateness_ns, least_ns))
         self._stop_at_ns = min(
             grant.renewed_at_ns + self._timing.renew_deadline_ns, self._kill_at_ns

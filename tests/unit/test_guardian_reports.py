@@ -192,8 +192,7 @@ def core(**changed: Any) -> Any:
 def ends() -> Iterator[tuple[elector._Reports, Channel]]:
     """What an elector tells through, and where it arrives."""
     ours, theirs = wire.pair()
-    seat: Any = SimpleNamespace(reports=ours, generation=3)
-    yield elector._Reports(seat, HEARTBEAT_NS), theirs
+    yield elector._Reports(ours, 3, HEARTBEAT_NS), theirs
     ours.close()
     theirs.close()
 
@@ -240,8 +239,7 @@ def test_a_long_name_is_told_in_part(ends: tuple[elector._Reports, Channel], let
 def test_nobody_who_reads_blocks_the_elector(ends: tuple[elector._Reports, Channel]) -> None:
     """With a full buffer telling returns at once; as soon as there is room the newest is told."""
     reports, theirs = ends
-    assert reports._seat.reports is not None
-    fill(reports._seat.reports)
+    fill(reports._bulletin.channel)
     reports.tell(core(leader="next"), NOW)
     received(theirs)
     reports.tell(core(leader="next"), NOW)
