@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.candidates import kill, puppet_command
+from tests.support.candidates import BRISK_LEASE_S, kill, puppet_command
 from tests.support.controlplane import service_account_user
 from tests.support.http_clients import (
     HTTP,
@@ -26,7 +26,6 @@ from tests.support.http_clients import (
     wait_leads,
     wait_shown,
 )
-from tests.support.kube_rally import BRISK_LEASE_S
 from tests.support.wait import wait_until
 from tests.support.witness import now_ns
 

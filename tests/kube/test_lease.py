@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.support.candidates import puppet_command
+from tests.support.candidates import BRISK_LEASE_S, puppet_command
 from tests.support.controlplane import lease_path
-from tests.support.kube_rally import BRISK_LEASE_S
 from tests.support.wait import wait_until
 from tests.support.witness import now_ns
 

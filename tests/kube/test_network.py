@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.candidates import puppet_command
-from tests.support.kube_rally import BRISK_LEASE_S
+from tests.support.candidates import BRISK_LEASE_S, puppet_command
 from tests.support.proxy import Match
 from tests.support.wait import wait_until
 from tests.support.witness import now_ns

@@ -21,6 +21,7 @@ import pytest
 
 from leaderexec.board import shown_name
 from tests.support.candidates import (
+    BRISK,
     ROOT,
     children_of,
     in_pid_namespace,
@@ -56,8 +57,6 @@ if TYPE_CHECKING:
 _IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 _ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
 
-#: With room for a loaded machine.
-BRISK = ("--lease-duration=8s", "--renew-deadline=4s", "--retry-period=1s")
 #: Survives what kills electors, however often.
 LONG = ("--lease-duration=60s", "--renew-deadline=40s", "--retry-period=1s")
 #: In the words of FAST.

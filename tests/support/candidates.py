@@ -28,6 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 #: The shortest lawful setting, for tests that wait for a lease to end.
 FAST = ("--lease-duration=5s", "--renew-deadline=2s", "--retry-period=1s")
 FAST_LEASE_S = 5.0
+#: Short, but with room for a loaded machine.
+BRISK = ("--lease-duration=8s", "--renew-deadline=4s", "--retry-period=1s")
+BRISK_LEASE_S = 8.0
 
 
 def state_of(pid: int) -> str:
@@ -83,8 +86,6 @@ class Candidate:
 
     def start(self) -> Self:
         """Start it; its standard error goes to `log_path` unless `stderr` is a descriptor."""
-        argv = [*self.wrapper, sys.executable, "-m", "leaderexec", *self.options]
-        argv += ["--", *self.command] if self.command else []
         # Only what a test says: nothing of the machine's own configuration.
         env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(self.directory)}
         for name in ("COVERAGE_PROCESS_START", "COVERAGE_FILE"):
@@ -95,7 +96,7 @@ class Candidate:
             self.output_path.open("ab") as output,
         ):
             self._process = subprocess.Popen(
-                argv,
+                [*self.argv(), *(["--", *self.command] if self.command else [])],
                 env={**env, **self.env},
                 stdin=self.stdin,
                 stdout=output,
@@ -104,6 +105,10 @@ class Candidate:
                 start_new_session=True,
             )
         return self
+
+    def argv(self) -> list[str]:
+        """Return how it is started, as far as its command."""
+        return [*self.wrapper, sys.executable, "-m", "leaderexec", *self.options]
 
     @property
     def log_path(self) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from tests.support.candidates import Candidate, in_cluster
+from tests.support.candidates import BRISK, BRISK_LEASE_S, Candidate, in_cluster
 from tests.support.controlplane import lease_path
 from tests.support.proxy import Proxy
 from tests.support.rally import Rally
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
     from tests.support.controlplane import ControlPlane
     from tests.support.witness import Witness
-
-#: Short, but with room for a loaded machine.
-BRISK = ("--lease-duration=8s", "--renew-deadline=4s", "--retry-period=1s")
-BRISK_LEASE_S = 8.0
 
 
 class KubeRally(Rally):

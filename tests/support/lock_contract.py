@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+from hypothesis import strategies as st
 
 from leaderexec.locks.base import Absent, Conflict, Lock, LockError, Unavailable
 from leaderexec.model import SECOND_US, Record, Snapshot
@@ -32,6 +33,18 @@ LockFactory = Callable[[], Lock]
 NOW_US = 1_800_000_000_123_456
 FIRST = Record(
     holder="a", lease_duration_s=15, acquire_time_us=NOW_US, renew_time_us=NOW_US, transitions=0
+)
+
+
+#: Values of unknown keys: whatever JSON can say and Python reads back as it was.
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children),
+    max_leaves=5,
 )
 
 

@@ -27,16 +27,14 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from tests.support.candidates import Candidate, puppet_command
-from tests.support.controlplane import GoProgram, Unavailable, service_account_user
-from tests.support.wait import wait_until
+from tests.support.controlplane import GoProgram, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,9 +49,6 @@ ANNOTATION: Final = "control-plane.alpha.kubernetes.io/leader"
 
 _ACCOUNT: Final = "rival"
 _ELECTION: Final = "x"  # as KubeRally's
-_RBAC: Final = "rbac.authorization.k8s.io"
-_VERBS: Final = ("get", "create", "update")
-_RESOURCES: Final = {"leases": "coordination.k8s.io", "endpoints": ""}
 
 
 def endpoints_path(namespace: str, name: str | None = None) -> str:
@@ -92,19 +87,9 @@ class Rival(Candidate):
 
     make: str = MAKES[0]
 
-    def start(self) -> Self:
-        """Start it; its standard error, and that of its child, goes to `log_path`."""
-        with self.log_path.open("ab") as log, self.output_path.open("ab") as output:
-            self._process = subprocess.Popen(
-                [program(), self.make, *self.options, "--", *self.command],
-                env={"PATH": os.environ["PATH"], "HOME": str(self.directory), **self.env},
-                stdin=self.stdin,
-                stdout=output,
-                stderr=log if self.stderr is None else self.stderr,
-                cwd=self.directory,
-                start_new_session=True,
-            )
-        return self
+    def argv(self) -> list[str]:
+        """Return how it is started: the program, its make, what it is told."""
+        return [str(program()), self.make, *self.options]
 
     def signal(self, signum: int) -> None:
         """Signal it, and not its child."""
@@ -119,8 +104,8 @@ class Rival(Candidate):
 class Rivals:
     """The candidates of other makes in the election of a rally, ended with the rally's own.
 
-    They have an account of their own, which may read and write every Lease and every Endpoints
-    object in the namespace. Their timing is the rally's: `rally.timing` for clientgo, whose flags
+    They have an account of their own, with the rights to the Lease and the Endpoints that ours have
+    to their lock. Their timing is the rally's: `rally.timing` for clientgo, whose flags
     have the same names, and `rally.lease_s` as the ttl of legacy2016. Options that a test gives
     come last, and the last one counts. Making this builds the program, or skips the test.
     """
@@ -130,7 +115,8 @@ class Rivals:
         self.rally = rally
         self._token_path = rally.directory / "rival-token"
         rally.plane.service_account(rally.namespace, _ACCOUNT)
-        self._grant()
+        for resource in ("leases", "endpoints"):
+            rally.plane.grant(rally.namespace, _ACCOUNT, _ELECTION, resource=resource)
         self._token_path.write_text(rally.plane.token(rally.namespace, _ACCOUNT))
 
     def make(
@@ -199,38 +185,3 @@ class Rivals:
         status, body = self.rally.plane.request("GET", path)
         assert status == 200, body
         return str(body["metadata"]["annotations"][ANNOTATION])
-
-    # --- within
-
-    def _grant(self) -> None:
-        """Let the account do what rivals do, and wait until the API server knows."""
-        rules = [
-            {"apiGroups": [group], "resources": [resource], "verbs": list(_VERBS)}
-            for resource, group in _RESOURCES.items()
-        ]
-        subject = {"kind": "ServiceAccount", "name": _ACCOUNT, "namespace": self.rally.namespace}
-        reference = {"apiGroup": _RBAC, "kind": "Role", "name": _ACCOUNT}
-        named = {"metadata": {"name": _ACCOUNT}}
-        path = f"/apis/{_RBAC}/v1/namespaces/{self.rally.namespace}"
-        self._create(f"{path}/roles", {**named, "rules": rules})
-        self._create(f"{path}/rolebindings", {**named, "roleRef": reference, "subjects": [subject]})
-        for resource, group in _RESOURCES.items():
-            attributes = {"resource": resource, "group": group, "verb": _VERBS[0]}
-            wait_until(
-                lambda attributes=attributes: self._may(attributes),  # type: ignore[misc]
-                timeout_s=30,
-                what=f"that RBAC lets rivals use {resource}",
-            )
-
-    def _may(self, attributes: dict[str, str]) -> bool:
-        spec = {
-            "user": service_account_user(self.rally.namespace, _ACCOUNT),
-            "resourceAttributes": {**attributes, "namespace": self.rally.namespace},
-        }
-        review = self._create("/apis/authorization.k8s.io/v1/subjectaccessreviews", {"spec": spec})
-        return bool(review["status"]["allowed"])
-
-    def _create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        status, answer = self.rally.plane.request("POST", path, body)
-        assert status == 201, answer
-        return answer

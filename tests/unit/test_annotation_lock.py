@@ -22,6 +22,7 @@ from leaderexec.locks.kubeapi import Answer
 from leaderexec.locks.lease import LeaseLock
 from leaderexec.locks.timestamps import MAX_US, MIN_US, format_us, format_whole_us
 from leaderexec.model import SECOND_US, Record, Snapshot
+from tests.support.lock_contract import json_values
 
 if TYPE_CHECKING:
     from leaderexec.locks.kubeobject import KubernetesLock
@@ -39,15 +40,6 @@ GOLDEN = (
 times_us = st.none() | st.integers(MIN_US, MAX_US)
 int32s = st.integers(0, 2**31 - 1)
 records = st.builds(Record, st.text(), int32s, times_us, times_us, int32s)
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children),
-    max_leaves=5,
-)
 
 
 class Server:

@@ -35,23 +35,12 @@ from leaderexec.locks import file as file_module
 from leaderexec.locks.base import Absent, Conflict, Forbidden, LockError, Unavailable
 from leaderexec.locks.file import MAX_BYTES, FileLock, check
 from leaderexec.model import SECOND_US, Record, Snapshot
-from tests.support.lock_contract import FIRST, Watching, renewed
+from tests.support.lock_contract import FIRST, Watching, json_values, renewed
 from tests.support.wait import wait_until
 
 TIMEOUT_S = 10.0
 NEXT = renewed(FIRST)
 NOBODY = 65534
-
-#: Values of unknown keys: whatever JSON can say and Python reads back as it was.
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children),
-    max_leaves=5,
-)
 
 rewriting_one_file = settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
