@@ -25,7 +25,6 @@ import hashlib
 import http.client
 import importlib.util
 import ipaddress
-import itertools
 import json
 import os
 import random
@@ -139,10 +138,12 @@ class GoProgram:
     """A program of the tests that is built from a Go module, once, into the cache.
 
     It has the name of the module's folder; `links` are other names for it in its directory.
+    `package` is its main package: the module's own, or one of another module that it requires.
     """
 
     module: Path
     links: tuple[str, ...] = ()
+    package: str = "."
 
     def build(self) -> Path:
         """Return the path of the built program; build it first unless the cache has it.
@@ -173,6 +174,8 @@ class GoProgram:
         for name in ("go.sum", "go.mod", *sorted(path.name for path in self.module.glob("*.go"))):
             content = (self.module / name).read_bytes()
             digest.update(f"{name} {len(content)}\n".encode() + content)
+        if self.package != ".":  # so that the others keep the digests that they have
+            digest.update(f"package {self.package}\n".encode())
         return digest.hexdigest()
 
     def _go_mod(self) -> str:
@@ -190,8 +193,9 @@ class GoProgram:
         with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=program.parents[1]) as scratch:
             built = Path(scratch) / program.name
             options = ("-mod=readonly", "-modcacherw", "-trimpath", "-buildvcs=false")
+            output = (f"-ldflags=-s -w {stamps}", "-o", str(built))
             _run(
-                [str(go), "build", *options, f"-ldflags=-s -w {stamps}", "-o", str(built), "."],
+                [str(go), "build", *options, *output, self.package],
                 directory=self.module,
                 environment=_go_environment(),
             )
@@ -631,7 +635,6 @@ class ControlPlane:
         self.binaries = binaries or ensure_binaries()
         self._extra = tuple(apiserver_arguments)
         self._cleanup = contextlib.ExitStack()
-        self._numbers = itertools.count(1)
 
     def __enter__(self) -> Self:
         """Start both servers and wait until they serve."""
@@ -1031,7 +1034,7 @@ class ControlPlane:
     def _write_kubeconfig(
         self, user: Mapping[str, str], *, server_url: str, ca: Path, namespace: str
     ) -> Path:
-        path = self.directory / f"kubeconfig-{next(self._numbers)}.yaml"
+        path = self.directory / f"kubeconfig-{uuid.uuid4().hex[:12]}.yaml"
         credentials = "".join(f"\n    {key}: {json.dumps(user[key])}" for key in user)
         text = _KUBECONFIG.format(
             ca=_base64_of(ca.read_bytes()),

@@ -12,12 +12,13 @@ from tests.support.controlplane import GoProgram, Unavailable
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Notes each build beside itself; what it builds is the module's source.
+# Notes each build, by its package, beside itself; what it builds is the module's source.
 _GO = """#!/bin/sh
 case $1 in
 env) echo go1.99.0 ;;
 build)
-    echo built >> "$0.builds"
+    for package; do :; done
+    echo "$package" >> "$0.builds"
     while [ "$1" != -o ]; do shift; done
     cat main.go > "$2" || exit 1
     ! grep broken main.go
@@ -49,8 +50,8 @@ def program(tmp_path: Path) -> GoProgram:
     return GoProgram(module, links=("alias",))
 
 
-def _builds(go: Path) -> int:
-    return len(go.with_name("go.builds").read_text().splitlines())
+def _builds(go: Path) -> list[str]:
+    return go.with_name("go.builds").read_text().splitlines()
 
 
 def test_the_same_sources_are_built_once(go: Path, program: GoProgram) -> None:
@@ -59,11 +60,24 @@ def test_the_same_sources_are_built_once(go: Path, program: GoProgram) -> None:
     assert first.name == "tool"
     assert first.read_text() == first.with_name("alias").read_text() == "one"
     assert program.build() == first
-    assert _builds(go) == 1
+    assert _builds(go) == ["."]
     (program.module / "main.go").write_text("two")
     second = program.build()
     assert (first.read_text(), second.read_text()) == ("one", "two")
-    assert _builds(go) == 2
+    assert _builds(go) == [".", "."]
+
+
+def test_a_package_of_another_module_is_a_program_of_its_own(go: Path, program: GoProgram) -> None:
+    """It is what Go is asked to build, in the module that pins it, and has its own place."""
+    own = program.build()
+    paths = {own}
+    for package in ("other.test/one", "other.test/two"):
+        foreign = GoProgram(program.module, package=package)
+        paths.add(foreign.build())
+        assert foreign.build() in paths
+    assert _builds(go) == [".", "other.test/one", "other.test/two"]
+    assert len(paths) == 3
+    assert {path.name for path in paths} == {"tool"}
 
 
 def test_a_build_that_failed_leaves_nothing(go: Path, program: GoProgram) -> None:
@@ -72,7 +86,7 @@ def test_a_build_that_failed_leaves_nothing(go: Path, program: GoProgram) -> Non
     for _ in range(2):
         with pytest.raises(Unavailable, match="failed with code 1"):
             program.build()
-    assert _builds(go) == 2
+    assert _builds(go) == [".", "."]
     cache = go.parents[1] / "cache" / "leaderexec-test"
     assert [path for path in cache.rglob("*") if path.is_file()] == [cache / "lock"]
 
