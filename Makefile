@@ -40,6 +40,15 @@ kube: $(VENV)/.test  ## the same and more on a real kube-apiserver (built once; 
 coverage: $(VENV)/.test  ## unit and process with coverage, forked processes included
 	@$(BIN)/python -m tests.lanes --coverage unit process -- $(ARGS)
 
+matrix: $(VENV)/.test  ## play every fault, beside the peers, and write the table into build/matrix (an hour; as root)
+	@$(BIN)/python -m tests.matrix $(ARGS)
+
+mutants: $(VENV)/.test  ## remove each line that a safety rule stands in, and see a named test fail
+	@$(BIN)/python -m tests.mutants $(ARGS)
+
+soak: $(VENV)/.test  ## a hundred thousand schedules of the simulation (some forty minutes)
+	@$(BIN)/python -m tests.soak $(ARGS)
+
 bench: $(VENV)/.test  ## measure handovers and what a standby costs
 	@$(BIN)/python -m tests.benchmarks.spine $(ARGS)
 
@@ -87,4 +96,4 @@ $(VENV)/.test: $(VENV)/.made pyproject.toml
 	$(PIP) install --editable '.[test]'
 	@touch $@ $(VENV)/.demo
 
-.PHONY: help demo test unit process kube coverage bench herd lint format build clean
+.PHONY: help demo test unit process kube coverage matrix mutants soak bench herd lint format build clean

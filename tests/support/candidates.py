@@ -281,3 +281,17 @@ def in_cluster(directory: Path) -> list[str]:
         'exec "$@"'
     )
     return ["unshare", "--mount", "sh", "-c", script, "sh"]
+
+
+def as_user(uid: int) -> list[str]:
+    """Return the wrapper under which a candidate is this user, without rights over processes.
+
+    One right is left to it: to files whose modes would keep it out, since the interpreter and a
+    test's directory may be root's alone. Its command is looked at without that right: let it be
+    `env COMMAND...` where the command itself is out of reach.
+    """
+    rights = "-all,+dac_override"
+    return [
+        "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups",
+        f"--inh-caps={rights}", f"--ambient-caps={rights}", "--",
+    ]  # fmt: skip

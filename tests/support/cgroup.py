@@ -1,7 +1,9 @@
-"""A control group that limits how much processor time its processes get, on cgroup v1 or v2.
+"""Control groups: limited processor time, limited memory with the OOM killer, death all at once.
 
-Owns one group: made empty, entered by what is started under `wrapper`, removed when it is empty
-again. `throttled` proves that a limit took effect.
+Owns groups on cgroup v1 and v2, also where a machine has both (controllers on v1, a bare v2 beside
+them): each is made empty, entered by what is started under `wrapper` or by `add`, and emptied and
+removed at the end. Readings prove that a fault took effect: `throttled`, `oom_kills`, `pids`.
+Must not know: what runs inside.
 """
 
 from __future__ import annotations
@@ -9,52 +11,151 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import uuid
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Final, Self
 
+from tests.support.candidates import is_gone
 from tests.support.wait import wait_until
 
 _PERIOD_US = 100_000
-_ROOT = Path("/sys/fs/cgroup")
+_MIB: Final = 1 << 20
+#: `oom_score_adj`: what the OOM killer takes first, and what it takes next if it must.
+_CHOSEN: Final = 1000
+_AFTER_THE_CHOSEN: Final = 800
+
+# Takes page after page until the OOM killer has struck once, and no page after that: a second one
+# might cost another process its life. The pages are those of a file in memory, which do not count
+# as this process's own, so that it is not the biggest inside.
+_EATER: Final = """
+import mmap, os, sys
+events, most = os.open(sys.argv[1], os.O_RDONLY), int(sys.argv[2])
+def kills():
+    words = os.pread(events, 4096, 0).split()
+    return int(words[words.index(b"oom_kill") + 1])
+before, page, file = kills(), b"x" * mmap.PAGESIZE, os.memfd_create("eaten")
+for _ in range(most // len(page)):
+    try:
+        os.write(file, page)
+    except OSError as error:
+        if kills() == before:
+            sys.exit(f"cannot take a page: {error}")
+    if kills() > before:
+        break
+else:
+    sys.exit("took all it was allowed to, and nothing was killed")
+"""
 
 
 class NoCgroup(Exception):
-    """This machine or this user cannot limit processor time."""
+    """This machine or this user cannot make such a group."""
 
 
-class CpuGroup:
-    """A group of processes whose processor time can be limited, as root only."""
+def _hierarchy(controller: str) -> tuple[Path, bool]:
+    """Return where a controller is mounted, and whether that is v2; without a name any v2 is."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError as error:
+        raise NoCgroup(str(error)) from error
+    for line in mounts:
+        _device, target, kind, options = line.split()[:4]
+        root = Path(target)
+        if kind == "cgroup2":
+            with contextlib.suppress(OSError):
+                controllers = (root / "cgroup.controllers").read_text().split()
+                if not controller or controller in controllers:
+                    return root, True
+        elif kind == "cgroup" and controller and controller in options.split(","):
+            return root, False
+    raise NoCgroup(f"no cgroup with the controller {controller}" if controller else "no cgroup v2")
+
+
+class Group:
+    """A group of processes, as root only."""
+
+    #: Empty for a bare group on v2.
+    controller: ClassVar[str] = ""
 
     def __init__(self) -> None:
-        name = f"leaderexec-test-{uuid.uuid4().hex[:8]}"
-        self._v2 = (_ROOT / "cgroup.controllers").exists()
-        self.path = (_ROOT if self._v2 else _ROOT / "cpu") / name
+        self._root, self._v2 = _hierarchy(self.controller)
+        self.path = self._root / f"leaderexec-test-{uuid.uuid4().hex[:8]}"
 
     def __enter__(self) -> Self:
         """Make the group."""
         try:
-            if self._v2 and "cpu" not in (_ROOT / "cgroup.subtree_control").read_text():
-                (_ROOT / "cgroup.subtree_control").write_text("+cpu")
+            if self._v2 and self.controller:
+                control = self._root / "cgroup.subtree_control"
+                if self.controller not in control.read_text().split():
+                    control.write_text(f"+{self.controller}")
             self.path.mkdir()
-            self.limit(100)
+            self._set_up()
         except OSError as error:
-            raise NoCgroup(str(error)) from error
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+            raise NoCgroup(f"cannot make {self.path}: {error}") from error
         return self
 
     def __exit__(self, *_: object) -> None:
         """Lift the limit, kill what is left, and remove the group once it is empty."""
-        self.limit(1000)
-        for pid in (self.path / "cgroup.procs").read_text().split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        wait_until(
-            lambda: not (self.path / "cgroup.procs").read_text(),
-            timeout_s=30,
-            what="the group is empty",
-        )
+        self._lift()
+        self._sweep()
+        # A process leaves the list a little before it leaves the group.
+        wait_until(self._remove, timeout_s=30, what=f"{self.path} can be removed")
+
+    @property
+    def wrapper(self) -> list[str]:
+        """What to put before a command so that it starts inside."""
+        enter = "".join(f"echo $$ > {path}/cgroup.procs && " for path in self._paths())
+        return ["sh", "-c", f'{enter}exec "$@"', "sh"]
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes inside; those that are dead but not reaped are no longer listed."""
+        return list(map(int, (self.path / "cgroup.procs").read_text().split()))
+
+    def add(self, pid: int) -> None:
+        """Move a process inside, with what it starts from now on; its memory stays where it is."""
+        for path in self._paths():
+            (path / "cgroup.procs").write_text(str(pid))
+
+    def _paths(self) -> list[Path]:
+        return [self.path]
+
+    def _set_up(self) -> None:
+        """Write what a new group needs."""
+
+    def _lift(self) -> None:
+        """Undo what would keep its processes from ending."""
+
+    def _remove(self) -> bool:
         with contextlib.suppress(OSError):
             self.path.rmdir()
+        return not self.path.exists()
+
+    def _sweep(self) -> None:
+        def is_empty() -> bool:
+            pids = self.pids
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return not pids
+
+        wait_until(is_empty, timeout_s=30, what=f"{self.path} is empty")
+
+    def _number(self, file: str, key: str) -> int:
+        for line in (self.path / file).read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == key:
+                return int(value)
+        raise NoCgroup(f"{self.path}/{file} does not tell {key}")
+
+
+class CpuGroup(Group):
+    """A group whose processor time can be limited."""
+
+    controller = "cpu"
 
     def limit(self, percent: int) -> None:
         """Allow this much of one processor."""
@@ -66,15 +167,149 @@ class CpuGroup:
             (self.path / "cpu.cfs_quota_us").write_text(str(quota_us))
 
     @property
-    def wrapper(self) -> list[str]:
-        """What to put before a command so that it starts inside."""
-        return ["sh", "-c", f'echo $$ > {self.path}/cgroup.procs && exec "$@"', "sh"]
-
-    @property
     def throttled(self) -> int:
         """In how many periods the limit took effect so far."""
-        for line in (self.path / "cpu.stat").read_text().splitlines():
-            name, _, value = line.partition(" ")
-            if name == "nr_throttled":
-                return int(value)
-        raise NoCgroup(f"{self.path} has no statistics (pid {os.getpid()})")
+        return self._number("cpu.stat", "nr_throttled")
+
+    def _set_up(self) -> None:
+        self.limit(100)
+
+    def _lift(self) -> None:
+        self.limit(1000)
+
+
+class KillGroup(Group):
+    """A group on v2, with controllers or without, that the kernel can kill all at once."""
+
+    def kill(self) -> None:
+        """Kill every process inside by one act of the kernel, and wait until all are dead."""
+        assert self.pids, "nothing runs inside"
+        (self.path / "cgroup.kill").write_text("1")
+        wait_until(lambda: not self.pids, timeout_s=30, what=f"all in {self.path} are dead")
+
+    def _set_up(self) -> None:
+        if not (self.path / "cgroup.kill").exists():
+            raise NoCgroup("no cgroup.kill: this kernel is older than 5.14")
+
+
+class MemoryGroup(Group):
+    """A group with `limit_mib` of memory and no swap; what wants more is killed by the kernel.
+
+    A child that eats (`puppet --eat`) under `wrapper` dies of its own appetite. `oom_kill` has the
+    OOM killer choose a process that does not, such as the elector, at an instant of the test's.
+    """
+
+    controller = "memory"
+
+    def __init__(self, limit_mib: int = 64) -> None:
+        super().__init__()
+        self.limit_mib = limit_mib
+        self._all: KillGroup | None = None
+        if not self._v2:
+            with contextlib.suppress(NoCgroup):
+                self._all = KillGroup()
+
+    def __enter__(self) -> Self:
+        """Make the group, on v1 with one on v2 beside it for `oom_kill_all`."""
+        super().__enter__()
+        if self._all is not None:
+            try:
+                self._all.__enter__()
+            except NoCgroup:
+                self._all = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill what is left and remove both groups."""
+        try:
+            super().__exit__()
+        finally:
+            if self._all is not None:
+                self._all.__exit__()
+
+    @property
+    def oom_kills(self) -> int:
+        """How many processes the OOM killer has killed inside so far."""
+        return self._number(self._events, "oom_kill")
+
+    def oom_kill(self, pid: int) -> None:
+        """Have the OOM killer choose exactly this process, and wait until it is dead.
+
+        It is moved inside, unless it is there. Another process then takes what memory is left.
+        If others are inside too, it must have been started there: else its death would give
+        nothing back to the group, and the next one would be chosen.
+        """
+        if pid not in self.pids:
+            assert not self.pids, f"{pid} was started outside, and others are inside: {self.pids}"
+            self.add(pid)
+        before = self.oom_kills
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(_CHOSEN))
+        eaters = self._eat(_AFTER_THE_CHOSEN)
+        wait_until(lambda: is_gone(pid), timeout_s=30, what=f"{pid} is killed for its memory")
+        killed = self.oom_kills - before - eaters
+        assert killed == 1, f"{killed} were killed for their memory, not one"
+
+    def oom_kill_all(self) -> str:
+        """Let the group run out of memory so that all inside die; return how that was done.
+
+        On v2 the kernel does it (`memory.oom.group`, which Kubernetes sets for a container). On v1
+        it cannot: there the OOM killer kills one process, and the others are killed at once right
+        after it, as when a container ends with its PID 1.
+        """
+        assert self.pids, "nothing runs inside"
+        before = self.oom_kills
+        if self._v2:
+            (self.path / "memory.oom.group").write_text("1")
+            self._eat()
+            how = "memory.oom.group"
+        elif self._all is not None:
+            self._eat()
+            # What was killed first may have been all there was.
+            if self._all.pids:
+                self._all.kill()
+            how = "an OOM kill of one, then cgroup.kill"
+        else:
+            raise NoCgroup("cgroup v1 cannot kill a whole group, and no v2 is mounted beside it")
+        wait_until(lambda: not self.pids, timeout_s=30, what=f"all in {self.path} are dead")
+        assert self.oom_kills > before, "nothing was killed for its memory"
+        return how
+
+    def _paths(self) -> list[Path]:
+        return [self.path, *(self._all._paths() if self._all is not None else [])]
+
+    def _set_up(self) -> None:
+        limit = str(self.limit_mib * _MIB)
+        if self._v2:
+            (self.path / "memory.max").write_text(limit)
+            if (self.path / "memory.swap.max").exists():
+                (self.path / "memory.swap.max").write_text("0")
+        else:
+            (self.path / "memory.limit_in_bytes").write_text(limit)
+            (self.path / "memory.swappiness").write_text("0")
+            if (self.path / "memory.memsw.limit_in_bytes").exists():
+                (self.path / "memory.memsw.limit_in_bytes").write_text(limit)
+        _ = self.oom_kills  # it can be read
+
+    @property
+    def _events(self) -> str:
+        return "memory.events" if self._v2 else "memory.oom_control"
+
+    def _eat(self, score: int = 0) -> int:
+        """Take the memory that is left until something is killed; return 1 if that was the eater.
+
+        What a dead process had may be given back only after the kernel has looked for the next one:
+        with a high `score` that is the eater, rather than another process.
+        """
+        # Into this group alone: the other one is killed as a whole.
+        enter = (
+            f"echo {score} > /proc/self/oom_score_adj && "
+            f'echo $$ > {self.path}/cgroup.procs && exec "$@"'
+        )
+        eater = [sys.executable, "-I", "-S", "-c", _EATER, str(self.path / self._events)]
+        result = subprocess.run(
+            ["sh", "-c", enter, "sh", *eater, str((self.limit_mib + 1) * _MIB)],
+            check=False,
+            timeout=120,
+        )
+        assert result.returncode in {0, -signal.SIGKILL}, "the memory was not used up: see stderr"
+        return int(result.returncode != 0)

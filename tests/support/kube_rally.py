@@ -7,10 +7,10 @@ to the API server through a proxy of its own, whose log also stamps each of its 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.support.candidates import BRISK, BRISK_LEASE_S, Candidate, in_cluster
-from tests.support.controlplane import lease_path
+from tests.support.controlplane import HOST, lease_path
 from tests.support.proxy import Proxy
 from tests.support.rally import Rally
 from tests.support.wait import wait_until
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from tests.support.controlplane import ControlPlane
     from tests.support.witness import Witness
+
+#: What a proxy may be called too, for a candidate that asks for its address.
+API_NAME: Final = "api.leaderexec.test"
 
 
 class KubeRally(Rally):
@@ -58,7 +61,7 @@ class KubeRally(Rally):
         if name not in self.proxies:
             directory = self.directory / f"proxy-{name}"
             directory.mkdir()
-            cert, key = self.plane.issue_serving_cert(directory)
+            cert, key = self.plane.ca.issue_server(directory, (HOST, "localhost", API_NAME))
             self.proxies[name] = self._stack.enter_context(
                 Proxy(self.plane.url, cert=cert, key=key, upstream_ca=self.plane.ca_cert_path)
             )

@@ -49,6 +49,8 @@ What it says:
 What it changes:
   --setpgid             moves to a process group of its own
   --uid N               drops to this user and group, then connects anew
+  --become-root         becomes root entirely, where its effective user is (see `setuid`)
+  --eat MIB             takes that much memory when it is ready, then leaves the note `eaten`
 
 Owns: the behaviours of children. Must not know: leaderexec.
 It uses no module that is slow to import: it guards the instant of its own start, since the time
@@ -156,6 +158,8 @@ class Options:
         self.echo = False
         self.setpgid = False
         self.uid = -1
+        self.become_root = False
+        self.eat = 0
         self.ready_fd = -1  # only between puppets: a grandchild closes it once it is connected
 
     def parse(self, argv: list[str]) -> None:
@@ -193,6 +197,7 @@ class Puppet:
         self._draining = False
         self._gate_fd = -1  # ends when every grandchild is connected
         self._beat_fd = -1
+        self._eaten: list[bytes] = []
 
     # --- the witness
 
@@ -244,6 +249,10 @@ class Puppet:
         options = self.options
         if options.setpgid:
             os.setpgid(0, 0)
+        if options.become_root and not os.geteuid():
+            os.setgroups([])
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
         if options.uid >= 0:
             if not os.getuid():
                 os.setgroups([])
@@ -255,6 +264,8 @@ class Puppet:
             self._into_background()
         self._start_others()
         self.note("ready")
+        if options.eat:
+            self._eat()
         if options.after >= 0:
             self._end_ns = now_ns() + int(options.after * 1e9)
         if options.heartbeat:
@@ -338,6 +349,11 @@ class Puppet:
             os.rename(options.env_file + ".part", options.env_file)
         if options.state_note:
             self.note("state", f', "state": {json.dumps(self._state())}')
+
+    def _eat(self) -> None:
+        for _ in range(self.options.eat):
+            self._eaten.append(b"x" * (1 << 20))  # written: zeros alone would take nothing
+        self.note("eaten")
 
     def _state(self) -> dict[str, Any]:
         own = self._sock.fileno() if self._sock is not None else -1

@@ -1,0 +1,253 @@
+"""What befalls a candidate's credentials, and the way on which it finds the API server.
+
+A token that is refused here is refused by the API server itself, because its time is over; a right
+that is missing is missing in the role. The account is one of the scenario's own, so that what it is
+given and refused does not depend on the make.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.matrix.model import AWAIT_ELECTION, CLIENT_GO, OURS, After, Scenario
+from tests.support.controlplane import lease_path
+from tests.support.kube_rally import API_NAME
+from tests.support.names import NameServer
+from tests.support.plugin import ExecPlugin
+from tests.support.witness import now_ns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.matrix.arena import Arena
+
+GROUP: Final = "credentials"
+_STUBBORN: Final = ("--ignore", "TERM")
+_ACCOUNT: Final = "own"
+_ROLE: Final = (
+    f"/apis/rbac.authorization.k8s.io/v1/namespaces/{{}}/roles/leaderexec-{_ACCOUNT}-leases-x"
+)
+#: The API server takes a token for a minute longer than it says.
+_LENIENCE_S: Final = 60
+#: How long a token is good that is to expire under a leader: it must have begun to lead by then.
+_BRIEF_S: Final = 25
+#: client-go reads its token anew after most of a minute, and not when it is refused.
+_CLIENT_GO_READS_S: Final = 60
+#: By when it is refused, with what the API server remembers of tokens that it has seen.
+_REFUSED_S: Final = 150
+
+
+class _Account:
+    """A service account with the rights of a candidate, and a file with its token."""
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self._plane = arena.plane
+        self._namespace = arena.rally.namespace
+        self.token_path = arena.directory / "own-token"
+        self._plane.service_account(self._namespace, _ACCOUNT)
+        self._plane.grant(self._namespace, _ACCOUNT, "x")
+        self.hand_out()
+
+    def hand_out(self) -> None:
+        """Replace the token by one that lasts."""
+        self._write(self._plane.token(self._namespace, _ACCOUNT))
+
+    def hand_out_briefly(self, good_s: float = _BRIEF_S) -> str:
+        """Replace the token by one that the API server will refuse by then, and return it."""
+        token = self._plane.sign_token(self._namespace, _ACCOUNT, good_s - _LENIENCE_S)
+        self._write(token)
+        return token
+
+    def refused(self, token: str) -> bool:
+        """Whether the API server takes this token no more."""
+        path = lease_path(self._namespace, "x")
+        return self._plane.request("GET", path, token=token)[0] == HTTPStatus.UNAUTHORIZED
+
+    def _write(self, token: str) -> None:
+        part = self.token_path.with_suffix(".part")
+        part.write_text(token)
+        part.replace(self.token_path)
+
+    def kubeconfig(self, name: str) -> Path:
+        """Return a kubeconfig with this account for a candidate behind its proxy."""
+        return self._plane.kubeconfig_for(
+            token_file=self.token_path,
+            namespace=self._namespace,
+            server_url=self._arena.proxy(name).url,
+        )
+
+    def option(self, name: str) -> str:
+        """Return what makes a candidate use this account."""
+        return f"--kubeconfig={self.kubeconfig(name)}"
+
+    def take_updating(self) -> list[dict[str, Any]]:
+        """Take the right to update the Lease out of the role, and return what rules it had."""
+        path = _ROLE.format(self._namespace)
+        status, role = self._plane.request("GET", path)
+        assert status == 200, role
+        rules = role["rules"]
+        verbs = [[verb for verb in rule["verbs"] if verb != "update"] for rule in rules]
+        less = [{**rule, "verbs": left} for rule, left in zip(rules, verbs, strict=True)]
+        assert less != rules, rules
+        self.set_rules(less)
+        return list(rules)
+
+    def set_rules(self, rules: list[dict[str, Any]]) -> None:
+        """Let the role have these rules."""
+        status, answer = self._plane.request(
+            "PATCH",
+            _ROLE.format(self._namespace),
+            {"rules": rules},
+            content_type="application/merge-patch+json",
+        )
+        assert status == 200, answer
+
+
+def _answers(arena: Arena, name: str, status: int, *, since_ns: int = 0) -> int:
+    """Count what the API server has answered a candidate with this status."""
+    requests = arena.proxy(name).requests()
+    return sum(r.upstream_status == status and r.at_ns > since_ns for r in requests)
+
+
+def _prove_refused(arena: Arena, name: str, status: int) -> None:
+    arena.prove(
+        f"the API server answers {name} {status:d}",
+        lambda: _answers(arena, name, status),
+        timeout_s=_REFUSED_S,
+    )
+    arena.begin()
+
+
+# --- tokens and rights
+
+
+def _expired(arena: Arena) -> None:
+    account = _Account(arena)
+    account.hand_out_briefly()
+    arena.leader(account.option("a"), child=_STUBBORN)
+    arena.standby()
+    _prove_refused(arena, "a", HTTPStatus.UNAUTHORIZED)
+    arena.ends()
+    arena.successor()
+    rotated_ns = now_ns()
+    account.hand_out()
+    back = arena.came(
+        lambda: _answers(arena, "a", HTTPStatus.OK, since_ns=rotated_ns),
+        timeout_s=arena.patience_s(),
+    )
+    arena.require("with the new token it stands by again", back)
+
+
+def _rotated(arena: Arena) -> None:
+    account = _Account(arena)
+    good_s = _BRIEF_S if arena.ours else _BRIEF_S + _CLIENT_GO_READS_S
+    good_until_ns = now_ns() + int(good_s * 1e9)
+    token = account.hand_out_briefly(good_s)
+    arena.leader(account.option("a"))
+    arena.standby()
+    account.hand_out()
+    arena.prove(
+        "the first token is refused",
+        lambda: now_ns() >= good_until_ns and account.refused(token),
+        timeout_s=_REFUSED_S,
+    )
+    arena.begin()
+    arena.require("it renews with the new token", arena.renewed("a"))
+
+
+def _may_not_update(arena: Arena) -> None:
+    account = _Account(arena)
+    arena.leader(account.option("a"), child=_STUBBORN)
+    arena.standby("b", account.option("b"))
+    taken_ns = now_ns()
+    rules = account.take_updating()
+    _prove_refused(arena, "a", HTTPStatus.FORBIDDEN)
+    arena.ends()
+    arena.elapse(1.5)
+    given_ns = now_ns()
+    account.set_rules(rules)
+    arena.mended()
+    meanwhile = [t for t in arena.witness.trees() if taken_ns < t.started_ns < given_ns]
+    arena.require("nobody begins to lead who may not update", not meanwhile)
+    arena.successor()
+
+
+# --- what hangs on the way to the API server
+
+
+def _plugin_hangs(arena: Arena) -> None:
+    account = _Account(arena)
+    with ExecPlugin(arena.directory, account.token_path) as plugin:
+        kubeconfig = account.kubeconfig("a")
+        plugin.write_into(kubeconfig)
+        leader = arena.leader(f"--kubeconfig={kubeconfig}", child=_STUBBORN)
+        arena.standby()
+        plugin.hang(keep_output=True)
+        arena.network("a", lambda proxy: proxy.answer(401), "answered")
+        arena.prove("the plugin hangs and has left a daemon", lambda: bool(plugin.wait_hanging()))
+        arena.ends()
+        arena.successor()
+        arena.prove("the daemon is there throughout the handover", lambda: bool(plugin.daemons))
+        arena.proxy("a").pass_through()
+        _ask_to_stop(arena, leader.name)
+
+
+def _names_hang(arena: Arena) -> None:
+    proxy = arena.proxy("a")
+    with NameServer(arena.directory, [API_NAME]) as names:
+        url = proxy.url.replace("127.0.0.1", API_NAME)
+        kubeconfig = arena.plane.kubeconfig_for(
+            token_file=arena.rally.token_path, namespace=arena.rally.namespace, server_url=url
+        )
+        options = (f"--kubeconfig={kubeconfig}",) if arena.ours else ()
+        arena.leader(
+            *options,
+            child=_STUBBORN,
+            wrapper=names.wrapper,
+            env={"KUBERNETES_SERVICE_HOST": API_NAME},
+        )
+        arena.standby()
+        arena.prove("it asks for the name", lambda: names.answered)
+        names.hang()
+        arena.network("a", lambda proxy: proxy.reset(), "resets")
+        arena.prove("a query is swallowed", lambda: names.swallowed)
+        arena.ends()
+        arena.successor()
+        _ask_to_stop(arena, "a")
+
+
+def _ask_to_stop(arena: Arena, name: str) -> None:
+    """Ask a candidate that hangs to stop, and see how long that takes."""
+    asked_ns = now_ns()
+    candidate = arena.candidate(name)
+    if candidate.process.poll() is None:
+        candidate.terminate()
+    code = arena.exit_code(candidate)
+    arena.require(f"{name} ends when it is asked to", code is not None)
+    arena.facts["end_s"] = round((now_ns() - asked_ns) / 1e9, 2)
+
+
+SCENARIOS: Final = (
+    Scenario(
+        "token expired", GROUP, "the leader's token expires, and is rotated too late",
+        _expired, makes=(OURS, CLIENT_GO),
+    ),
+    Scenario(
+        "token rotated", GROUP, "the leader's token expires after a new one was handed out",
+        _rotated, after=After.KEPT, makes=(OURS, CLIENT_GO),
+    ),
+    Scenario(
+        "right to update taken", GROUP, "the role loses `update` for leases, and gets it back",
+        _may_not_update, after=After.ANYTHING, makes=(OURS, CLIENT_GO),
+    ),
+    Scenario(
+        "exec plugin hangs", GROUP, "the leader's credential plugin hangs and leaves a daemon",
+        _plugin_hangs, makes=(OURS, CLIENT_GO),
+    ),
+    Scenario(
+        "DNS hangs", GROUP, "the leader's connections break, and its API server's name hangs",
+        _names_hang, makes=(OURS, AWAIT_ELECTION),
+    ),
+)  # fmt: skip

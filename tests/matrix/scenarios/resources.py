@@ -1,0 +1,187 @@
+"""What a machine may deny a candidate: memory, processor time, any time at all.
+
+Played with control groups, so as root only; what a machine cannot do makes a cell invalid. A group
+is left, and with it killed, only when all that it has to do with the scenario is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+from tests.matrix.model import AWAIT_ELECTION, CLIENT_GO, ETCDCTL, OURS, After, Kind, Scenario
+from tests.support.candidates import in_pid_namespace
+from tests.support.cgroup import CpuGroup, Group, MemoryGroup
+from tests.support.witness import now_ns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.matrix.arena import Arena
+    from tests.matrix.model import Timing
+    from tests.support.candidates import Candidate
+    from tests.support.witness import Tree
+
+GROUP: Final = "resources"
+_EVERYBODY: Final = (OURS, AWAIT_ELECTION, CLIENT_GO, ETCDCTL)
+#: Those that can be started behind something else, and so inside a group and as PID 1.
+_WRAPPED: Final = (OURS, AWAIT_ELECTION, ETCDCTL)
+
+#: A container's memory, with room for a whole candidate.
+_CONTAINER_MIB: Final = 512
+_STARVED_PERCENT: Final = 5
+_BUSY: Final = 200
+
+
+class _FreezeGroup(Group):
+    """A group on v2, with controllers or without, whose processes the kernel can freeze."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether every process inside has come to a halt."""
+        return self._number("cgroup.events", "frozen") == 1
+
+    def freeze(self) -> None:
+        """Freeze what is inside."""
+        (self.path / "cgroup.freeze").write_text("1")
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        (self.path / "cgroup.freeze").write_text("0")
+
+    def _lift(self) -> None:
+        self.thaw()
+
+
+def _take_in(group: Group, candidate: Candidate) -> None:
+    """Move every process of a candidate and its tree into a group."""
+    while missing := set(candidate.everything()) - set(group.pids):
+        for pid in missing:
+            with contextlib.suppress(ProcessLookupError):
+                group.add(pid)
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+def _oom_kill(arena: Arena, pid: int, what: str) -> None:
+    with MemoryGroup() as group:
+        arena.begin()
+        group.oom_kill(pid)
+        arena.prove(f"the OOM killer has killed {what}", lambda: group.oom_kills > 0)
+
+
+def _oom_child(arena: Arena) -> None:
+    leader = arena.leader(child=("--ignore", "TERM"))
+    arena.standby()
+    _oom_kill(arena, arena.child_of(arena.tree), "the child")
+    arena.successor(leases=3)
+    if arena.ours:
+        arena.require("we exit with 137", arena.exit_code(leader) == 137)
+
+
+def _oom_elector(arena: Arena) -> None:
+    leader = arena.leader()
+    arena.standby()
+    _oom_kill(arena, leader.elector, "the elector")
+    resumed = arena.came(lambda: leader.events("resumed leadership"), timeout_s=arena.patience_s())
+    arena.require("another elector goes on for it", resumed)
+    arena.elapse(1.5)
+
+
+def _oom_container(arena: Arena) -> None:
+    with MemoryGroup(_CONTAINER_MIB) as group:
+        arena.leader(child=("--ignore", "TERM"), wrapper=[*group.wrapper, *in_pid_namespace()])
+        arena.standby()
+        arena.begin()
+        arena.facts["how"] = group.oom_kill_all()
+        arena.prove("the OOM killer has killed", lambda: group.oom_kills > 0)
+        arena.prove("nothing of the container is left", lambda: not group.pids)
+        arena.successor()
+
+
+# --- processor time ---------------------------------------------------------------------------
+
+
+def _last_beat_ns(beats: Path) -> int:
+    """Return when a child did something for the last time."""
+    whole_lines = beats.read_text().rpartition("\n")[0].splitlines()
+    return int(whole_lines[-1].split()[0])
+
+
+def _tell_work(arena: Arena, beats: Path, successor: Tree | None) -> float:
+    """Note how long the first child worked beside the next."""
+    beside_s = 0.0
+    if successor:
+        beside_s = max(0.0, (_last_beat_ns(beats) - successor.started_ns) / 1e9)
+    arena.facts["worked_beside_the_next_s"] = beside_s
+    return beside_s
+
+
+def _starved(arena: Arena) -> None:
+    beats = arena.directory / "beats"
+    leader = arena.leader(
+        child=("--busy", str(_BUSY), "--ignore", "TERM", "--heartbeat", str(beats))
+    )
+    arena.standby()
+    with CpuGroup() as group:
+        # In this order: starved, some make no request in which the fault would be seen.
+        arena.network("a", lambda proxy: proxy.black_hole(), "black_holed")
+        group.limit(_STARVED_PERCENT)
+        _take_in(group, leader)
+        before = group.throttled
+        arena.prove("its processor time is used up", lambda: group.throttled > before + 10)
+        successor = arena.successor()
+        arena.ends(leases=3)
+        arena.require(
+            "the child does nothing any more when the next begins",
+            not _tell_work(arena, beats, successor),
+        )
+
+
+def _a_few_seconds(_: Timing) -> float:
+    """Bound how long killed processes may be there: they run no code, but nobody let them exit."""
+    return 10.0
+
+
+def _frozen(arena: Arena) -> None:
+    beats = arena.directory / "beats"
+    leader = arena.leader(child=("--ignore", "TERM", "--heartbeat", str(beats)))
+    arena.standby()
+    with _FreezeGroup() as group:
+        _take_in(group, leader)
+        arena.begin()
+        group.freeze()
+        arena.prove("every process of the leader is frozen", lambda: group.frozen)
+        arena.successor()
+        thawed_ns = now_ns()
+        group.thaw()
+        arena.prove("it is thawed", lambda: not group.frozen)
+        arena.ends(leases=3)
+        worked_s = max(0.0, (_last_beat_ns(beats) - thawed_ns) / 1e9)
+        arena.facts["worked_after_the_thaw_s"] = worked_s
+
+
+SCENARIOS: Final = (
+    Scenario(
+        "child killed for its memory", GROUP, "the OOM killer takes the child alone",
+        _oom_child, makes=_EVERYBODY, gap_leases=0.75,
+    ),
+    Scenario(
+        "elector killed for its memory", GROUP, "the OOM killer takes the elector alone",
+        _oom_elector, makes=(OURS,), after=After.KEPT,
+    ),
+    Scenario(
+        "container out of memory", GROUP, "the OOM killer takes a whole container",
+        _oom_container, makes=_WRAPPED,
+    ),
+    Scenario(
+        "starved of processor time", GROUP,
+        "the leader is cut off, with 5 % of a processor for it and 200 busy processes of its child",
+        _starved, kind=Kind.BOUND, overlap_s=_a_few_seconds, alone=True, in_time=False,
+    ),
+    Scenario(
+        "frozen", GROUP, "the leader's cgroup is frozen, and thawed when another leads",
+        _frozen, kind=Kind.REPORTED, makes=_EVERYBODY,
+    ),
+)  # fmt: skip

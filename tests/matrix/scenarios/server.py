@@ -1,0 +1,105 @@
+"""What befalls the servers of the control plane, and with them everybody at once.
+
+All contestants of a row share one fault. So each cell comes to the same orders in one sequence,
+whatever has become of it meanwhile, and the slowest of them says how long an outage lasts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tests.matrix.model import AWAIT_ELECTION, CLIENT_GO, ETCDCTL, OURS, After, Scenario
+from tests.support.witness import now_ns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.matrix.arena import Arena
+
+GROUP: Final = "control plane"
+_EVERYBODY: Final = (OURS, AWAIT_ELECTION, CLIENT_GO, ETCDCTL)
+
+#: Longer than any lease: whoever keeps to its lease has stopped by then.
+_LONG_LEASES: Final = 1.5
+#: Short of the renew deadline even where the last renewal had been due when the server went.
+_SHORT_S: Final = 1.5
+#: From where on a "short" outage was too long for its promise on a machine this busy.
+_SHORT_MAX_S: Final = 3.0
+
+
+def _outage(down: str, up: str) -> Callable[[Arena], None]:
+    """Take a server away until every lease is over, and give it back."""
+
+    def play(arena: Arena) -> None:
+        arena.leader(child=("--ignore", "TERM"))
+        arena.standby()
+        down_ns = arena.server(down)
+        arena.elapse(_LONG_LEASES)
+        up_ns = arena.server(up)
+        arena.mended()
+        meanwhile = [t for t in arena.witness.trees() if down_ns < t.started_ns < up_ns]
+        arena.require("nobody begins to lead while nothing can be written", not meanwhile)
+        outage_s = round((up_ns - down_ns) / 1e9, 1)
+        arena.facts["outage_s"] = outage_s
+        # Who kept its child, against its lease or because its lock stands the outage, keeps it.
+        if not arena.tree.running:
+            arena.successor()
+        arena.elapse(outage_s / arena.timing.lease_s + 1)
+
+    return play
+
+
+def _short_outage(arena: Arena) -> None:
+    arena.leader()
+    arena.standby()
+    down_ns = arena.server("pause kube-apiserver")
+    arena.elapse(_SHORT_S / arena.timing.lease_s)
+    up_ns = arena.server("resume kube-apiserver")
+    outage_s = round((up_ns - down_ns) / 1e9, 1)
+    arena.facts["outage_s"] = outage_s
+    arena.prove(f"the outage lasted {outage_s} s", lambda: outage_s < _SHORT_MAX_S, timeout_s=0)
+    arena.renewed("a")
+
+
+def _restart(arena: Arena) -> None:
+    arena.leader()
+    arena.standby()
+    down_ns = arena.server("stop kube-apiserver")
+    arena.server("start kube-apiserver")
+    arena.mended()
+    outage_s = round((now_ns() - down_ns) / 1e9, 1)
+    arena.facts["outage_s"] = outage_s
+    # Whoever could not renew in time has stopped its child by then, and lost its lock.
+    arena.elapse(outage_s / arena.timing.lease_s + 1)
+
+
+SCENARIOS: Final = (
+    Scenario(
+        "API server killed", GROUP, "kube-apiserver is killed and started again leases later",
+        _outage("stop kube-apiserver", "start kube-apiserver"),
+        after=After.ANYTHING, alone=True, together=True,
+    ),
+    Scenario(
+        "API server stopped", GROUP, "kube-apiserver is paused and resumed leases later",
+        _outage("pause kube-apiserver", "resume kube-apiserver"),
+        after=After.ANYTHING, alone=True, together=True,
+    ),
+    Scenario(
+        "API server stopped shortly", GROUP, "kube-apiserver is paused for less than a deadline",
+        _short_outage, after=After.KEPT, alone=True, together=True,
+    ),
+    Scenario(
+        "API server restarted", GROUP, "kube-apiserver is killed and started again at once",
+        _restart, after=After.ANYTHING, alone=True, together=True,
+    ),
+    Scenario(
+        "etcd killed", GROUP, "etcd is killed and started again leases later",
+        _outage("stop etcd", "start etcd"),
+        after=After.ANYTHING, makes=_EVERYBODY, alone=True, together=True,
+    ),
+    Scenario(
+        "etcd stopped", GROUP, "etcd is paused and resumed leases later",
+        _outage("pause etcd", "resume etcd"),
+        after=After.ANYTHING, makes=_EVERYBODY, alone=True, together=True,
+    ),
+)  # fmt: skip

@@ -1,0 +1,220 @@
+"""A wall clock that steps, under one candidate: a preloaded library that moves no other clock.
+
+Owns the library, the file from which it takes by how much the wall clock is off, the environment
+that puts a process under it, and the reading that proves both halves of the fault: such a process
+sees the stepped wall clock, and its CLOCK_BOOTTIME and CLOCK_MONOTONIC are those of everybody.
+Must not know: what a candidate does with its clocks.
+
+It guards against a step that took no effect, and against one that took too much. libfaketime does
+the latter: told to leave CLOCK_MONOTONIC (and with it CLOCK_BOOTTIME) alone, it still rewrites the
+deadline of clock_nanosleep on it, and Python's time.sleep fails or sleeps for years.
+
+Only programs that read the clock through the C library are under it: not those in Go. Nothing that
+waits is changed, so a wait until an instant of the wall clock would be off; Python has none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_NS: Final = 1_000_000_000
+#: Several clocks are read one after the other, and the true one may be slewed meanwhile.
+_SLACK_S: Final = 0.05
+_FILE_VARIABLE: Final = "WALL_CLOCK_OFFSET_FILE"
+
+_SOURCE: Final = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static const volatile int64_t *offset_ns;  /* a shared page: a step reaches who already runs */
+
+__attribute__((constructor)) static void take_offset(void)
+{
+    const char *path = getenv("WALL_CLOCK_OFFSET_FILE");
+    int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    void *page = mmap(NULL, sizeof *offset_ns, PROT_READ, MAP_SHARED, fd, 0);
+    if (fd < 0 || page == MAP_FAILED) {
+        perror("cannot read WALL_CLOCK_OFFSET_FILE");
+        _exit(97);
+    }
+    close(fd);
+    offset_ns = page;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now)
+{
+    int result = syscall(SYS_clock_gettime, clock, now);
+    int wall = clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE || clock == CLOCK_TAI;
+    if (!result && wall && offset_ns) {
+        int64_t at_ns = now->tv_sec * INT64_C(1000000000) + now->tv_nsec + *offset_ns;
+        now->tv_sec = at_ns / 1000000000;
+        now->tv_nsec = at_ns % 1000000000;
+    }
+    return result;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone)
+{
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    now->tv_sec = exact.tv_sec;
+    now->tv_usec = exact.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *where)
+{
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    if (where)
+        *where = exact.tv_sec;
+    return exact.tv_sec;
+}
+
+int timespec_get(struct timespec *now, int base)
+{
+    return base == TIME_UTC && !clock_gettime(CLOCK_REALTIME, now) ? base : 0;
+}
+"""
+
+_READ_CLOCKS: Final = """
+import json, time
+print(json.dumps([time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+                  time.clock_gettime_ns(time.CLOCK_MONOTONIC),
+                  time.clock_gettime_ns(time.CLOCK_REALTIME), time.time_ns()]))
+"""
+
+
+class NoSteppedClock(Exception):
+    """This machine cannot build the library."""
+
+
+class ClockReading(NamedTuple):
+    """What a process under the clock saw: how far each of its clocks was off the true one."""
+
+    wall_s: float
+    boottime_s: float
+    monotonic_s: float
+
+
+class SteppedClock:
+    """The wall clock of whatever runs with `env`; true until `step`.
+
+    Pass `env` to a candidate. Its child inherits it: harmless for a puppet, whose stamps are
+    boot time; `without` leaves it out for one that should see the true time.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._offset_path = directory / "wall-clock-offset"
+        self._library_path = directory / "wall-clock.so"
+        self.env = {
+            "LD_PRELOAD": str(self._library_path),
+            _FILE_VARIABLE: str(self._offset_path),
+        }
+
+    def __enter__(self) -> Self:
+        """Build the library, and prove that under it every clock is true as yet."""
+        compiler = shutil.which("cc")
+        if compiler is None:
+            raise NoSteppedClock("no C compiler: the packages gcc and libc6-dev have one")
+        command = [compiler, "-shared", "-fPIC", "-O2", "-x", "c", "-", "-o"]
+        built = subprocess.run(
+            [*command, str(self._library_path)],
+            input=_SOURCE,
+            text=True,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        if built.returncode:
+            raise NoSteppedClock(f"cannot build it (the package libc6-dev?): {built.stderr}")
+        self._offset_path.write_bytes(bytes(8))
+        self.step(0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Set the clock right for whoever still runs under it."""
+        self._write(0)
+
+    def step(self, offset_s: float) -> ClockReading:
+        """Let the wall clock be off the true one by this much, from now on; prove it.
+
+        It is counted from the true time, not from the last step: `step(0)` sets it right again.
+        """
+        self._write(offset_s)
+        reading = self.read()
+        assert abs(reading.wall_s - offset_s) < _SLACK_S, f"not off by {offset_s:g} s: {reading}"
+        assert reading.boottime_s == 0, f"CLOCK_BOOTTIME was moved: {reading}"
+        assert reading.monotonic_s == 0, f"CLOCK_MONOTONIC was moved: {reading}"
+        return reading
+
+    def read(self) -> ClockReading:
+        """Have a process with `env` read its clocks, and compare them with ours around it."""
+        before = _clocks_ns()
+        result = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _READ_CLOCKS],
+            env=self.env,
+            stdout=subprocess.PIPE,
+            check=True,
+            timeout=60,
+        )
+        after = _clocks_ns()
+        boottime_ns, monotonic_ns, *walls_ns = json.loads(result.stdout)
+        # From the boot time at which it looked follows what the true wall clock showed then.
+        true_ns = before[2] - before[0] + boottime_ns
+        offsets_s = [(wall_ns - true_ns) / _NS for wall_ns in walls_ns]
+        assert max(offsets_s) - min(offsets_s) < _SLACK_S, f"two wall clocks: {offsets_s}"
+        return ClockReading(
+            wall_s=offsets_s[0],
+            boottime_s=_outside_s(before[0], boottime_ns, after[0]),
+            monotonic_s=_outside_s(before[1], monotonic_ns, after[1]),
+        )
+
+    def covers(self, pid: int) -> bool:
+        """Whether this process has the library loaded, and with it every step there is."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return str(self._library_path) in Path(f"/proc/{pid}/maps").read_text()
+        return False
+
+    def without(self, command: Sequence[str]) -> list[str]:
+        """Return this command so that it sees the true time wherever it is started."""
+        return ["env", "-u", "LD_PRELOAD", "-u", _FILE_VARIABLE, *command]
+
+    def _write(self, offset_s: float) -> None:
+        fd = os.open(self._offset_path, os.O_WRONLY)
+        try:
+            os.pwrite(fd, struct.pack("q", int(offset_s * _NS)), 0)  # one word: seen whole
+        finally:
+            os.close(fd)
+
+
+def _clocks_ns() -> tuple[int, int, int]:
+    return (
+        time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+        time.clock_gettime_ns(time.CLOCK_MONOTONIC),
+        time.time_ns(),
+    )
+
+
+def _outside_s(earliest_ns: int, seen_ns: int, latest_ns: int) -> float:
+    """Return how far a reading lies outside of the time in which it was made."""
+    return (min(seen_ns - earliest_ns, 0) + max(seen_ns - latest_ns, 0)) / _NS

@@ -1,0 +1,314 @@
+"""A filesystem that hangs: one executable on FUSE, served by a process of its own.
+
+Owns the server, the mount and the mount namespace that holds it, and the requests that hang.
+Must not know: who executes the file.
+
+The mount exists in the server's mount namespace only: a process sees it under `wrapper`, and nobody
+else can stumble over it. It guards against a test that leaves something hung for ever: the server
+ends with its control channel, however the test died; that closes /dev/fuse, whereupon the kernel
+fails everything that waits, and the mount ends with the last process in its namespace.
+
+The server half uses the standard library only and speaks to /dev/fuse directly
+(linux/fuse.h, protocol 7.31).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import select
+import shlex
+import socket
+import stat
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from tests.support.wait import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_BOOT: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from tests.support.slowfs import main; main()"
+)
+_READY: Final = "ready"
+
+_CLONE_NEWNS: Final = 0x20000
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV = 0x1, 0x2, 0x4
+_MS_REC, _MS_PRIVATE = 0x4000, 0x40000
+_MNT_DETACH: Final = 2
+
+_LOOKUP, _FORGET, _GETATTR = 1, 2, 3
+_OPEN, _READ, _STATFS, _RELEASE = 14, 15, 17, 18
+_FLUSH, _INIT, _OPENDIR, _READDIR, _RELEASEDIR = 25, 26, 27, 28, 29
+_ACCESS, _INTERRUPT, _DESTROY, _BATCH_FORGET = 34, 36, 38, 42
+
+_IN: Final = struct.Struct("=IIQQIIII")  # length, opcode, unique, node, uid, gid, pid, padding
+_OUT: Final = struct.Struct("=IiQ")  # length, error, unique
+_INIT_OUT: Final = struct.Struct("=IIIIHHIIHH8I")
+_ENTRY: Final = struct.Struct("=QQQQII")  # node, generation, how long to remember it (twice)
+_ATTR_VALID: Final = struct.Struct("=QII")
+_ATTR: Final = struct.Struct("=QQQQQQ10I")
+_OPEN_OUT: Final = struct.Struct("=QII")
+_STATFS_OUT: Final = struct.Struct("=5Q10I")
+_MAJOR, _MINOR = 7, 31
+_BUFFER_BYTES: Final = 1 << 17  # more than a request has, since nothing can be written
+
+_ROOT_NODE, _FILE_NODE = 1, 2
+_NAME: Final = b"program"
+
+
+class NoFuse(Exception):
+    """This machine or this user cannot mount a FUSE filesystem."""
+
+
+def script_of(command: Sequence[str]) -> bytes:
+    """Return a program that executes this command, with further arguments behind it."""
+    return f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n'.encode()
+
+
+class SlowExecutable:
+    """The executable `path`, visible under `wrapper` only, with the content of `program`.
+
+    As root only. A candidate that uses it is started with `wrapper`, its command being `path`.
+    """
+
+    def __init__(self, directory: Path, program: bytes) -> None:
+        self._mount_point = directory / "slow"
+        self._program = program
+        self._server: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self.path = self._mount_point / _NAME.decode()
+
+    def __enter__(self) -> Self:
+        """Start the server and wait until it has mounted."""
+        if os.geteuid():
+            raise NoFuse("mounting needs root")
+        self._mount_point.mkdir()
+        content = self._mount_point.with_suffix(".content")
+        content.write_bytes(self._program)
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            boot = ["-I", "-S", "-c", _BOOT, str(_ROOT), str(self._mount_point), str(content)]
+            self._server = subprocess.Popen(
+                [sys.executable, *boot], stdin=theirs.fileno(), start_new_session=True
+            )
+        self._control.settimeout(60)
+        answer = self._hear()
+        if answer != _READY:
+            self.__exit__()
+            raise NoFuse(answer or "the server ended")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Fail whatever hangs, and end the server, which unmounts."""
+        if self._control is not None:
+            self._control.close()
+        if self._server is not None:
+            try:
+                self._server.wait(60)
+            except subprocess.TimeoutExpired:
+                self._server.kill()  # which does the same, but says less
+                self._server.wait()
+                raise
+
+    @property
+    def wrapper(self) -> list[str]:
+        """What to put before a command so that it sees the file; it keeps its directory."""
+        assert self._server is not None, "used outside of its context"
+        enter = f"exec nsenter --mount=/proc/{self._server.pid}/ns/mnt"
+        return ["sh", "-c", f'{enter} sh -c \'cd "$0" && exec "$@"\' "$PWD" "$@"', "sh"]
+
+    def hang(self, *, killable: bool = False) -> None:
+        """From now on answer nobody who opens or reads the file; `wait_hung` proves that it hangs.
+
+        Whoever waits cannot be ended until `go_on`, not even by SIGKILL, which only takes him into
+        state D. With `killable` he can, as where a server is stuck before it has looked.
+        """
+        self._ask("hang killable" if killable else "hang")
+
+    def go_on(self) -> None:
+        """Answer what waits, in its order, and everything from now on."""
+        self._ask("go on")
+
+    def waiting(self) -> list[int]:
+        """Return the pid behind each request that hangs now."""
+        return [int(pid) for pid in json.loads(self._ask("waiting"))]
+
+    def wait_hung(self, count: int = 1, *, timeout_s: float = 30) -> list[int]:
+        """Wait until so many requests hang, and return the pids behind them."""
+
+        def enough() -> list[int]:
+            pids = self.waiting()
+            return pids if len(pids) >= count else []
+
+        return wait_until(enough, timeout_s=timeout_s, what=f"{count} requests hang")
+
+    def _ask(self, words: str) -> str:
+        assert self._control is not None, "used outside of its context"
+        self._control.sendall(words.encode() + b"\n")
+        return self._hear()
+
+    def _hear(self) -> str:
+        assert self._control is not None
+        line = b""
+        while not line.endswith(b"\n"):
+            data = self._control.recv(4096)
+            if not data:
+                break
+            line += data
+        return line.decode().strip()
+
+
+# --- the server: a process of its own ---------------------------------------------------------
+
+
+class _Server:
+    """The loop of the server process: requests of the kernel, and words of the test."""
+
+    def __init__(self, fuse: int, control: socket.socket, content: bytes) -> None:
+        self._fuse = fuse
+        self._control = control
+        self._content = content
+        self._hung = False
+        self._killable = False
+        self._held: dict[int, bytes] = {}  # by the kernel's number for it
+
+    def run(self) -> None:
+        """Serve until the control channel ends, or until the mount does."""
+        poll = select.poll()
+        poll.register(self._fuse, select.POLLIN)
+        poll.register(self._control, select.POLLIN)
+        while True:
+            ready = dict(poll.poll())
+            if self._fuse in ready and not self._take():
+                return
+            if self._control.fileno() in ready and not self._obey():
+                return
+
+    def _take(self) -> bool:
+        """Take in one request; False when the mount has ended."""
+        try:
+            request = os.read(self._fuse, _BUFFER_BYTES)
+        except OSError as error:
+            # The first two: it was withdrawn before we had it.
+            return error.errno in {errno.ENOENT, errno.EINTR, errno.EAGAIN}
+        opcode, unique = _IN.unpack_from(request)[1:3]
+        if opcode == _INTERRUPT:
+            (which,) = struct.unpack_from("=Q", request, _IN.size)
+            if self._killable and self._held.pop(which, None) is not None:
+                self._reply(which, error=errno.EINTR)
+        elif self._hung and opcode in {_OPEN, _READ}:
+            self._held[unique] = request
+        else:
+            self._serve(request)
+        return True
+
+    def _obey(self) -> bool:
+        """Do what the test asks for; False at its end."""
+        words = self._control.recv(4096).decode().strip()
+        if not words:
+            return False
+        answer = "done"
+        if words == "waiting":
+            answer = json.dumps([_IN.unpack_from(request)[6] for request in self._held.values()])
+        elif words == "go on":
+            self._hung = False
+            held = list(self._held.values())
+            self._held.clear()
+            for request in held:
+                self._serve(request)
+        else:
+            self._hung, self._killable = True, words == "hang killable"
+        self._control.sendall(answer.encode() + b"\n")
+        return True
+
+    def _serve(self, request: bytes) -> None:
+        _length, opcode, unique, node, *_ = _IN.unpack_from(request)
+        body = request[_IN.size :]
+        if opcode == _INIT:
+            # No flags: it reads page by page as it is asked, and remembers nothing.
+            zeros = [0] * 8
+            self._reply(
+                unique,
+                _INIT_OUT.pack(_MAJOR, _MINOR, 0, 0, 1, 1, 4096, 1, 0, 0, *zeros),
+            )
+        elif opcode == _LOOKUP:
+            if node == _ROOT_NODE and body.rstrip(b"\0") == _NAME:
+                entry = _ENTRY.pack(_FILE_NODE, 0, 0, 0, 0, 0)
+                self._reply(unique, entry + self._attributes(_FILE_NODE))
+            else:
+                self._reply(unique, error=errno.ENOENT)
+        elif opcode == _GETATTR:
+            self._reply(unique, _ATTR_VALID.pack(0, 0, 0) + self._attributes(node))
+        elif opcode in {_OPEN, _OPENDIR}:
+            self._reply(unique, _OPEN_OUT.pack(0, 0, 0))
+        elif opcode == _READ:
+            _handle, offset, size = struct.unpack_from("=QQI", body)
+            self._reply(unique, self._content[offset : offset + size])
+        elif opcode == _STATFS:
+            self._reply(unique, _STATFS_OUT.pack(0, 0, 0, 1, 0, 4096, 255, 4096, *[0] * 7))
+        elif opcode in {_READDIR, _FLUSH, _RELEASE, _RELEASEDIR, _ACCESS, _DESTROY}:
+            self._reply(unique)
+        elif opcode not in {_FORGET, _BATCH_FORGET}:  # these want no answer
+            self._reply(unique, error=errno.ENOSYS)
+
+    def _attributes(self, node: int) -> bytes:
+        is_file = node == _FILE_NODE
+        size = len(self._content) if is_file else 0
+        mode = (stat.S_IFREG if is_file else stat.S_IFDIR) | 0o755
+        links = 1 if is_file else 2
+        blocks = -(-size // 512)
+        numbers = (0, 0, 0, mode, links, 0, 0, 0, 4096, 0)  # owned by root, from 1970
+        return _ATTR.pack(node, size, blocks, 0, 0, 0, *numbers)
+
+    def _reply(self, unique: int, body: bytes = b"", *, error: int = 0) -> None:
+        try:
+            os.write(self._fuse, _OUT.pack(_OUT.size + len(body), -error, unique) + body)
+        except OSError as trouble:
+            if trouble.errno != errno.ENOENT:  # whoever asked is dead
+                raise
+
+
+def _checked(result: int, what: str) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def _mount(mount_point: str) -> int:
+    """Mount in a mount namespace of this process's own; return the open /dev/fuse."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    _checked(libc.unshare(_CLONE_NEWNS), "unshare")
+    _checked(libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None), "mount")
+    fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={fuse},rootmode=40755,user_id=0,group_id=0,allow_other,default_permissions"
+    flags = ctypes.c_ulong(_MS_RDONLY | _MS_NOSUID | _MS_NODEV)
+    target = os.fsencode(mount_point)
+    _checked(libc.mount(b"slow", target, b"fuse", flags, options.encode()), "mount fuse")
+    return fuse
+
+
+def main() -> None:
+    """Be the server: argv has the mount point and the file to serve; stdin is the control."""
+    mount_point, content_path = sys.argv[2:4]
+    with socket.socket(fileno=os.dup(0)) as control:
+        try:
+            content = Path(content_path).read_bytes()
+            fuse = _mount(mount_point)
+        except OSError as error:
+            control.sendall(f"cannot mount: {error}\n".encode())
+            return
+        # The kernel's INIT is answered in the loop: nobody has to wait for it.
+        control.sendall(_READY.encode() + b"\n")
+        try:
+            _Server(fuse, control, content).run()
+        finally:
+            ctypes.CDLL(None).umount2(os.fsencode(mount_point), _MNT_DETACH)
+            os.close(fuse)  # fails everything that waits
