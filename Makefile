@@ -49,8 +49,12 @@ mutants: $(VENV)/.test  ## remove each line that a safety rule stands in, and se
 soak: $(VENV)/.test  ## a hundred thousand schedules of the simulation (some forty minutes)
 	@$(BIN)/python -m tests.soak $(ARGS)
 
-bench: $(VENV)/.test  ## measure handovers and what a standby costs
+bench: $(VENV)/.test  ## measure us beside the peers: handovers, start, memory, requests (a quarter of an hour)
+	@$(BIN)/python -m tests.benchmarks.handover $(ARGS)
 	@$(BIN)/python -m tests.benchmarks.spine $(ARGS)
+
+standbys: $(VENV)/.test  ## measure what a thousand standbys cost the API server, by watching and by polling
+	@$(BIN)/python -m tests.benchmarks.standbys $(ARGS)
 
 herd: $(VENV)/.test  ## measure handovers among two hundred standbys (needs some 8 GiB)
 	@$(BIN)/python -m tests.benchmarks.herd $(ARGS)
@@ -96,4 +100,4 @@ $(VENV)/.test: $(VENV)/.made pyproject.toml
 	$(PIP) install --editable '.[test]'
 	@touch $@ $(VENV)/.demo
 
-.PHONY: help demo test unit process kube coverage matrix mutants soak bench herd lint format build clean
+.PHONY: help demo test unit process kube coverage matrix mutants soak bench standbys herd lint format build clean

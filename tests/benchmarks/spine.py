@@ -1,159 +1,145 @@
-"""Measures the spine on a real API server: handover, start, memory, requests, processor time.
+"""Measures what a candidate costs, ours and its peers' beside each other: `make bench`.
 
-Run it by `make bench`, on a machine that does nothing else. It prints distributions and asserts
-nothing: a speed is a fact of a machine, not a property of the code. Every figure includes the start
-of the child, which is a shell.
+In turn for each make, with a leader and two standbys at 15 / 10 / 2 s on a real API server: from
+its start with the lock free until its child runs; the memory of a leader and of a standby; what
+they ask the API server, by its audit log; their processor time. `tests.benchmarks.handover`
+measures how long nobody leads. A speed is a fact of a machine, not a property of the code: nothing
+is asserted here. Every start includes that of the child, which is a shell.
+
+`--write` keeps the samples in tests/measured/spine.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import select
-import signal
-import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from tests.benchmarks.record import let_pass, row, save, surroundings
+from tests.benchmarks.teams import MAKES, TIMING, Team, in_turn, own_processes
 from tests.support.controlplane import ControlPlane, service_account_user
-from tests.support.field import Field
-from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.support.candidates import Candidate
 
-_PARTS = ("leaderexec", "leaderexec-elec", "leaderexec-keep")
-
-
-def _let_pass(duration_s: float) -> None:
-    until_s = time.monotonic() + duration_s
-    wait_until(lambda: time.monotonic() >= until_s, timeout_s=duration_s + 5, what="time passes")
-
-
-def _death_s(pid: int) -> float:
-    """Wait for a process to die and return the wall clock."""
-    pidfd = os.pidfd_open(pid)
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    poll.poll(30_000)
-    died_s = time.time()
-    os.close(pidfd)
-    return died_s
-
-
-def _row(name: str, values: list[float], unit: str) -> str:
-    ordered = sorted(values)
-    p90 = ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))]
-    return (
-        f"{name:44} min {ordered[0]:8.1f}  median {statistics.median(ordered):8.1f}  "
-        f"p90 {p90:8.1f}  max {ordered[-1]:8.1f} {unit}  (n={len(ordered)})"
-    )
-
-
-def _ours(candidate: Candidate) -> list[psutil.Process]:
-    processes = [psutil.Process(pid) for pid in candidate.everything()]
-    return [p for p in processes if p.name() in _PARTS]
+_SETTLE_S = 5  # whoever was started last has imported all that it will
 
 
 def _pss_mib(candidate: Candidate) -> float:
-    return float(sum(p.memory_full_info().pss for p in _ours(candidate))) / 2**20
+    processes = (psutil.Process(pid) for pid in own_processes(candidate))
+    return sum(process.memory_full_info().pss for process in processes) / 2**20
 
 
 def _cpu_s(candidate: Candidate) -> float:
     """Return the processor time used, exactly: what psutil reads counts in hundredths."""
-    threads = [t for p in _ours(candidate) for t in Path(f"/proc/{p.pid}/task").iterdir()]
+    threads = [t for pid in own_processes(candidate) for t in Path(f"/proc/{pid}/task").iterdir()]
     return sum(int((t / "schedstat").read_text().split()[0]) for t in threads) / 1e9
 
 
-def measure(rounds: int, idle_s: float) -> None:
-    """Print every figure."""
-    with (
-        ControlPlane() as plane,
-        tempfile.TemporaryDirectory(prefix="leaderexec-bench-") as directory,
-    ):
-        field = Field(plane, Path(directory))
-        candidates = [field.candidate(name) for name in "abc"]
-        try:
-            _handovers(field, candidates, rounds)
-            _idle(field, candidates, idle_s)
-        finally:
-            for candidate in candidates:
-                if candidate.process.poll() is None:
-                    candidate.terminate()
-                    candidate.wait()
-        _starts(field, rounds)
+def _requests(team: Team) -> int:
+    """Return how many requests the candidates of a team have made so far."""
+    admin = "test-admin"
+    namespace = team.election.namespace
+    users = {service_account_user(namespace, name) for name in ("bench", "peer", "rival")}
+    found = team.election.plane.requests(namespace, "x")
+    assert all(request.user in {*users, admin} for request in found)
+    return sum(request.user in users for request in found)
 
 
-def _handovers(field: Field, candidates: list[Candidate], rounds: int) -> None:
-    for candidate in candidates:
-        candidate.start()
-    for candidate in candidates:
-        candidate.wait_event("campaigning")
-    pid = field.wait_starts(1).pid
-    term_to_exec, dead_to_exec = [], []
+def starts(teams: Sequence[Team], rounds: int) -> dict[str, list[float]]:
+    """Return for each make how long its starts took with nobody else there, in milliseconds."""
+    took: dict[str, list[float]] = {team.make: [] for team in teams}
     for number in range(rounds):
-        # Everybody has connected, read and opened a watch.
-        _let_pass(1.5)
-        leader = next(c for c in candidates if pid in c.everything())
-        guardian = leader.guardian
-        term_s = time.time()
-        os.kill(guardian, signal.SIGTERM)
-        died_s = _death_s(pid)
-        start = field.wait_starts(number + 2)
-        pid = start.pid
-        term_to_exec.append(1000 * (start.at_s - term_s))
-        dead_to_exec.append(1000 * (start.at_s - died_s))
-        leader.wait()
-        leader.start()
-    print(_row("SIGTERM to the leader -> next child runs", term_to_exec, "ms"))
-    print(_row("old child dead -> next child runs", dead_to_exec, "ms"))
+        for team in in_turn(teams, number):
+            team.forget()
+            candidate = team.candidates["a"]
+            count = len(team.election.starts())
+            begun_s = time.time()
+            candidate.start()
+            start = team.election.wait_starts(count + 1)
+            took[team.make].append(round(1000 * (start.at_s - begun_s), 1))
+            candidate.kill()
+    for make, values in took.items():
+        print(row(f"{make}: start, lock free -> child runs", values, "ms"), flush=True)
+    return took
 
 
-def _idle(field: Field, candidates: list[Candidate], idle_s: float) -> None:
-    pid = field.starts()[-1].pid
-    leader = next(c for c in candidates if pid in c.everything())
-    standby = next(c for c in candidates if c is not leader)
-    _let_pass(5)  # whoever was started last has imported all that it will
-    print(f"{'PSS of a standby, all our processes':44} {_pss_mib(standby):8.1f} MiB")
-    print(f"{'PSS of a leader, all our processes':44} {_pss_mib(leader):8.1f} MiB")
-    user = service_account_user(field.namespace, "bench")
-    before = [_cpu_s(leader), _cpu_s(standby)]
-    requests = len([r for r in field.plane.requests(field.namespace, "x") if r.user == user])
+def costs(teams: Sequence[Team], idle_s: float) -> dict[str, dict[str, float]]:
+    """Return for each make what a leader and a standby cost while nothing happens."""
+    found: dict[str, dict[str, float]] = {team.make: {} for team in teams}
+    for team in teams:
+        team.forget()
+        count = len(team.election.starts())
+        team.candidates["a"].start()
+        team.election.wait_starts(count + 1)
+    alone = _asked(teams, idle_s)
+    for team in teams:
+        for name in "bc":
+            team.stand_by(team.candidates[name])
+    let_pass(_SETTLE_S)
+    pairs = {team.make: (team.candidates["a"], team.candidates["b"]) for team in teams}
+    before = {make: [_cpu_s(each) for each in pair] for make, pair in pairs.items()}
     since_s = time.monotonic()
-    _let_pass(idle_s)
+    together = _asked(teams, idle_s)
     took_s = time.monotonic() - since_s
-    used = [_cpu_s(leader) - before[0], _cpu_s(standby) - before[1]]
-    made = len([r for r in field.plane.requests(field.namespace, "x") if r.user == user]) - requests
-    for name, cpu_s in zip(("leader", "standby"), used, strict=True):
-        print(f"{f'processor time of a {name}':44} {3600 * cpu_s / took_s:8.2f} s per hour")
-    print(f"{'requests of one leader and two standbys':44} {made / took_s:8.2f} per second")
+    for team in teams:
+        make = team.make
+        assert team.leader is team.candidates["a"], "the leader has changed"
+        used = [_cpu_s(each) - cpu_s for each, cpu_s in zip(pairs[make], before[make], strict=True)]
+        leader, standby = pairs[make]
+        found[make] = {
+            "leader_pss_mib": round(_pss_mib(leader), 1),
+            "standby_pss_mib": round(_pss_mib(standby), 1),
+            "leader_requests_per_s": round(alone[make], 3),
+            "standby_requests_per_s": max(0.0, round((together[make] - alone[make]) / 2, 3)),
+            "leader_cpu_s_per_hour": round(3600 * used[0] / took_s, 2),
+            "standby_cpu_s_per_hour": round(3600 * used[1] / took_s, 2),
+        }
+        for key, value in found[make].items():
+            print(f"{f'{make}: {key}':60} {value:10.2f}", flush=True)
+    return found
 
 
-def _starts(field: Field, rounds: int) -> None:
-    values = []
-    for number in range(rounds):
-        count = len(field.starts())
-        candidate = field.candidate(f"start{number}")
-        begun_s = time.time()
-        candidate.start()
-        start = field.wait_starts(count + 1)
-        values.append(1000 * (start.at_s - begun_s))
-        candidate.terminate()
-        candidate.wait()
-    print(_row("start, lock free -> child runs", values, "ms"))
+def _asked(teams: Sequence[Team], window_s: float) -> dict[str, float]:
+    """Return the requests per second of each team in a window that begins when all is quiet."""
+    let_pass(_SETTLE_S)
+    before = {team.make: _requests(team) for team in teams}
+    since_s = time.monotonic()
+    let_pass(window_s)
+    took_s = time.monotonic() - since_s
+    return {team.make: (_requests(team) - before[team.make]) / took_s for team in teams}
 
 
 def main() -> None:
     """Measure as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--idle", type=float, default=60, help="seconds to watch idle candidates")
+    parser.add_argument("--idle", type=float, default=100, help="seconds to watch idle candidates")
+    parser.add_argument("--write", action="store_true", help="keep the samples")
     options = parser.parse_args()
-    measure(options.rounds, options.idle)
+    with (
+        ControlPlane() as plane,
+        tempfile.TemporaryDirectory(prefix="leaderexec-bench-") as directory,
+    ):
+        around = surroundings(plane)
+        teams = [Team.of(make, plane, Path(directory)) for make in MAKES]
+        samples: dict[str, Any] = {}
+        try:
+            samples["start_ms"] = starts(teams, options.rounds)
+            samples["costs"] = costs(teams, options.idle)
+        finally:
+            for team in teams:
+                team.end()
+    if options.write:
+        save("spine", {"surroundings": around, "timing": list(TIMING), **samples})
 
 
 if __name__ == "__main__":

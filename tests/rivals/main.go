@@ -4,7 +4,7 @@
 //
 // The first argument is the make, then come its flags, then -- and the command of the child. What
 // happens is told on standard error, one JSON object a line: "campaigning", "leader is NAME",
-// "leading", "child started", "child ended", "stopped".
+// "leading", "child started", "child ended", "stopped". "standbys" is a load and has no child.
 package main
 
 import (
@@ -23,12 +23,13 @@ const (
 	exitLost   = 1                          // leadership was lost, or could not be campaigned for
 	exitUsage  = 2                          // what flag.ExitOnError exits with too
 	exitAsked  = 128 + int(syscall.SIGTERM) // what SIGTERM would have made of it
-	usageMakes = "usage: rivals {clientgo|legacy2016} FLAG... -- COMMAND..."
+	usageMakes = "usage: rivals {clientgo|legacy2016} FLAG... -- COMMAND..., or rivals standbys FLAG..."
 )
 
 var makes = map[string]func(arguments []string) int{
 	"clientgo":   runClientGo,
 	"legacy2016": runLegacy,
+	"standbys":   runStandbys,
 }
 
 // log writes the events.

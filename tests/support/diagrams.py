@@ -2,7 +2,8 @@
 
 Owns: the generated parts of README.md and ARCHITECTURE.md, each between `<!-- generated: NAME -->`
 and `<!-- end: NAME -->`. `python -m tests.support.diagrams` says which of them are stale and ends
-with 1 if any is; `--write` rewrites them. Must not know: what stands between the generated parts.
+with 1 if any is; `--write` rewrites them. The pictures are checked and drawn with them.
+Must not know: what stands between the generated parts.
 Guards against: documents that once were true.
 """
 
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from leaderexec import board, config, election, metrics, server, tenure
 from leaderexec.exits import EXIT_CODES
 from leaderexec.model import SECOND_NS, Timing, seconds
+from tests import measured
+from tests.support import pictures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -160,25 +163,33 @@ PARTS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     },
 }
 
+#: What a document may have: it is made of records, which take a quiet machine.
+OPTIONAL: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {"README.md": measured.PARTS}
+
 
 # --- where it goes ---------------------------------------------------------------------------
 
 
-def rewritten(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
+def rewritten(
+    text: str,
+    parts: Mapping[str, Callable[[], str]],
+    optional: Mapping[str, Callable[[], str]] | None = None,
+) -> str:
     """Return `text` with every part made anew; raise ValueError when the markers do not fit."""
     found = [match["name"] for match in _PART.finditer(text)]
+    parts = {**parts, **{n: part for n, part in (optional or {}).items() if n in found}}
     if sorted(found) != sorted(parts):
         raise ValueError(f"has the generated parts {sorted(found)}, not {sorted(parts)}")
     return _PART.sub(lambda m: f"{m['begin']}\n{parts[m['name']]()}\n\n{m['end']}", text)
 
 
 def stale() -> list[str]:
-    """Name the documents whose generated parts are not what the code says."""
-    problems = []
+    """Name the documents and pictures that are not what the code and the records say."""
+    problems = pictures.stale()
     for name, parts in PARTS.items():
         text = (ROOT / name).read_text()
         try:
-            if rewritten(text, parts) != text:
+            if rewritten(text, parts, OPTIONAL.get(name)) != text:
                 problems.append(
                     f"{name}: its generated parts are stale; `make format` rewrites them"
                 )
@@ -194,7 +205,8 @@ def main() -> int:
     if parser.parse_args().write:
         for name, parts in PARTS.items():
             path = ROOT / name
-            path.write_text(rewritten(path.read_text(), parts))
+            path.write_text(rewritten(path.read_text(), parts, OPTIONAL.get(name)))
+        pictures.write()
         return 0
     problems = stale()
     print(*problems, sep="\n", end="\n" if problems else "")

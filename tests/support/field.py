@@ -1,4 +1,4 @@
-"""Candidates on a real Lease around a shell that writes down when it began to run, and for whom.
+"""Candidates on a real Lease around a shell that writes down when it began to run, and whose it is.
 
 Owns one election of a benchmark: the credentials, as a pod has them where that is possible (root),
 the candidates, and the stamps of their children. No witness: where hundreds stand by, or where
@@ -14,20 +14,21 @@ from tests.support.candidates import Candidate, in_cluster
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from tests.support.controlplane import ControlPlane
 
-_CHILD = 'echo "$$ $EPOCHREALTIME $LEADER_IDENTITY" >> "$STAMPS"; exec sleep infinity'
+#: The child of every candidate; it needs STAMPS and CANDIDATE in its environment.
+CHILD = ("/bin/bash", "-c", 'echo "$$ $EPOCHREALTIME $CANDIDATE" >> "$STAMPS"; exec sleep infinity')
 
 
 class Start(NamedTuple):
-    """A child began to run: its pid, the wall clock, and the identity that led."""
+    """A child began to run: the pid that it has for itself, the wall clock, whose child it is."""
 
     pid: int
     at_s: float
-    identity: str
+    candidate: str
 
 
 class Field:
@@ -46,15 +47,20 @@ class Field:
         self.stamps.touch()
         self._secrets = directory / "secrets"
 
-    def candidate(self, name: str, *options: str) -> Candidate:
+    def candidate(
+        self,
+        name: str,
+        *options: str,
+        env: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> Candidate:
         """Return a candidate that is not started."""
-        env = {"STAMPS": str(self.stamps)}
+        env = {**self.child_env(name), **(env or {})}
         options = ("--election=x", *options)
-        wrapper: Sequence[str] = ()
         if os.geteuid() == 0:
             if not self._secrets.exists():
                 self.plane.incluster(self._secrets, self.token, self.namespace)
-            wrapper = in_cluster(self._secrets)
+            wrapper = (*wrapper, *in_cluster(self._secrets))
             env |= {
                 "KUBERNETES_SERVICE_HOST": "127.0.0.1",
                 "KUBERNETES_SERVICE_PORT": str(self.plane.port),
@@ -62,12 +68,16 @@ class Field:
         else:
             kubeconfig = self.plane.kubeconfig_for(self.token, namespace=self.namespace)
             options = (*options, f"--kubeconfig={kubeconfig}")
-        return Candidate(name, options, ["/bin/bash", "-c", _CHILD], self.directory, env, wrapper)
+        return Candidate(name, options, CHILD, self.directory, env, wrapper)
+
+    def child_env(self, name: str) -> dict[str, str]:
+        """Return what the child of a candidate of that name must be told."""
+        return {"STAMPS": str(self.stamps), "CANDIDATE": name}
 
     def starts(self) -> list[Start]:
         """Return every start of a child, in their order."""
         words = (line.split() for line in self.stamps.read_text().splitlines())
-        return [Start(int(pid), float(stamp), identity) for pid, stamp, identity in words]
+        return [Start(int(pid), float(stamp), candidate) for pid, stamp, candidate in words]
 
     def wait_starts(self, count: int) -> Start:
         """Wait for the start number `count` and return the last one."""

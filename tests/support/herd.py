@@ -108,7 +108,7 @@ class Herd:
         """Ask the leader to stop, and count until the line is in order again."""
         self._wait_renewed()
         starts = self.field.starts()
-        leader = self.candidates[starts[-1].identity]
+        leader = self.candidates[starts[-1].candidate]
         guardian = leader.guardian
         since_s = time.time()
         os.kill(guardian, signal.SIGTERM)
@@ -117,7 +117,7 @@ class Herd:
         assert leader.wait() == 143
         answers = Counter((r.verb, r.code) for r in self._requests(since_s))
         leader.start()
-        leader.wait_event(f"leader is {start.identity}", timeout_s=_START_S)
+        leader.wait_event(f"leader is {start.candidate}", timeout_s=_START_S)
         attempts = sum(n for (verb, _), n in answers.items() if verb in {"update", "create"})
         return Handover(attempts, answers, start.at_s - since_s)
 

@@ -1,0 +1,140 @@
+"""The tables of what was measured: made of records alone, and only where a document asks."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests import measured
+from tests.measured import AWAIT, CLIENT_GO, OURS
+from tests.support import diagrams
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+AROUND = {
+    "date": "2026-11-24",
+    "cores": 2,
+    "memory_gib": 23.5,
+    "load": 0.1,
+    "kernel": "6.1",
+    "python": "3.11.7",
+    "kube_apiserver": "v1.36.3",
+    "etcd": "3.6.8",
+    OURS: "0.1",
+    AWAIT: "k8s-await-election v0.3.1",
+    CLIENT_GO: "client-go v0.36.3",
+}
+
+
+def outcomes(*ms: float, overlap_ms: float | None = 0.0) -> list[dict[str, Any]]:
+    """Return the samples of one cause and make."""
+    return [{"ms": each, "overlap_ms": overlap_ms, "by_itself": False} for each in ms]
+
+
+HANDOVERS = {
+    "surroundings": AROUND,
+    "samples": {
+        cause: {
+            OURS: outcomes(50, 54, 82),
+            AWAIT: outcomes(16_000, 16_200, 18_700, overlap_ms=None),
+            CLIENT_GO: outcomes(700, 3_100, 4_000, overlap_ms=33),
+        }
+        for cause in ("voluntary", "wrapper", "slot", "node")
+    },
+}
+STANDBYS = {
+    "surroundings": AROUND,
+    "count": 1000,
+    "window_s": 60,
+    "phases": [
+        {
+            "phase": phase,
+            "apiserver_percent": cpu,
+            "etcd_percent": 1.0,
+            "apiserver_live_mib": 100 + cpu,
+            "load": {"requests_per_s": 312.5} if phase == measured.POLLERS else {},
+        }
+        for phase, cpu in (("idle", 2.0), ("watches", 4.0), ("pollers", 42.0), ("idle", 2.4))
+    ],
+}
+
+
+def cells(text: str, first: str) -> list[str]:
+    """Return the cells of the row that begins with a cell."""
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| {first}")]
+    return [cell.strip() for cell in row.strip("|").split(" | ")][1:]
+
+
+def test_a_handover_is_told_as_a_distribution_and_a_ratio() -> None:
+    """Each make's median stands between its least and most, with what ran beside the next child."""
+    ours, theirs, client_go, ratio = cells(measured.handover(HANDOVERS), "SIGTERM to the leader")
+    assert ours == "54 ms (50 ms to 82 ms)"
+    assert theirs == ("16.2 s (16.0 s to 18.7 s); **the old child lives on beside it** in 3 of 3")
+    assert client_go == "3.1 s (700 ms to 4.0 s); **two children** for up to 33 ms"
+    assert ratio == "1/300"
+
+
+def test_standbys_are_told_over_idle() -> None:
+    """What the leader alone costs is taken off, and the windows of a kind are averaged."""
+    text = measured.standbys(STANDBYS)
+    assert cells(text, "kube-apiserver, of one processor") == ["+1.8 %", "+39.8 %", "1/22"]
+    assert cells(text, "etcd") == ["+0.0 %", "+0.0 %", "-"]
+    assert cells(text, "requests")[1] == "310"
+
+
+def test_a_table_says_what_it_is_of() -> None:
+    """Versions, the size of the machine, the day and the command stand below a table."""
+    last = measured.handover(HANDOVERS).splitlines()[-1]
+    for word in ("tests.benchmarks.handover", "v1.36.3", "v0.3.1", "2 processors", "24 GiB"):
+        assert word in last
+    assert "busy" not in last
+
+
+def test_a_record_of_a_busy_machine_says_so() -> None:
+    """Figures that were taken beside other work cannot pass for those of a quiet machine."""
+    record = {**HANDOVERS, "surroundings": {**AROUND, "load": 9.7}}
+    assert "**the machine was busy** (load 9.7)" in measured.handover(record)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        (445, 23.5, "19 times"),
+        (54, 16_200, "1/300"),
+        (100, 99.7, "alike"),
+        (0, 0.33, "-"),
+        (1, 99.7, "1/100"),
+        (3, 2, "1.5 times"),
+    ],
+)
+def test_ratios_are_rounded(ours: float, theirs: float, said: str) -> None:
+    """A ratio has two figures at most, and none where nothing is compared."""
+    assert measured.ratio(ours, theirs) == said
+
+
+def test_a_missing_record_matters_where_a_document_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its marker nothing is read; with it the record must be there, and is shown."""
+    monkeypatch.setattr(measured, "DIRECTORY", tmp_path)
+    assert diagrams.rewritten("text", {}, measured.PARTS) == "text"
+    text = "<!-- generated: measured-standbys -->\nold\n<!-- end: measured-standbys -->"
+    with pytest.raises(measured.NotMeasured, match=re.escape("tests.benchmarks.standbys --write")):
+        diagrams.rewritten(text, {}, measured.PARTS)
+    (tmp_path / "standbys.json").write_text(json.dumps(STANDBYS))
+    assert measured.standbys(STANDBYS) in diagrams.rewritten(text, {}, measured.PARTS)
+
+
+def test_every_record_in_the_tree_makes_its_table() -> None:
+    """What is kept is what the tables are made of."""
+    for marker, part in measured.PARTS.items():
+        name = marker.removeprefix("measured-")
+        if (measured.DIRECTORY / f"{name}.json").exists():
+            assert (
+                f"tests.benchmarks.{name}` on {measured.load(name)['surroundings']['date']}: "
+                in part()
+            )
