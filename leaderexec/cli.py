@@ -121,7 +121,11 @@ def _serve(
     def run_elector(seat: ElectorSeat) -> None:
         traits = _TRAITS_2016 if isinstance(settings.lock, AnnotationLockSpec) else LockTraits()
         candidacy = Candidacy(
-            settings.identity, settings.identity_is_generated, settings.timing, traits
+            identity=settings.identity,
+            unique=settings.identity_is_generated,
+            slot=settings.slot is not None,
+            timing=settings.timing,
+            traits=traits,
         )
         Elector(seat, candidacy, lambda: _open_lock(settings), log_).run()
 

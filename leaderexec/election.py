@@ -10,8 +10,8 @@ Kubernetes. The algorithm is client-go's (tools/leaderelection), corrected:
 - One request is in flight at a time. A write whose reply was lost may still land: it is recognised
   by its claim, and it can only land once, because each write names the version that it replaces.
 - Nothing is granted from observation: an elector grants after its own first counted write only.
-- A record is ours if this guardian's electors wrote it, never for the holder's name alone, unless
-  nobody else can have that name.
+- A record is ours if this guardian's electors wrote it, never for the holder's name alone, which
+  anybody can write; but for a container's slot, whose former life is provably dead.
 - A deletion frees nothing before the last record that was seen has expired.
 - Where others judge by their own durations, the shortest that was seen bounds what we grant.
 
@@ -359,9 +359,9 @@ _NAME_SPREAD_LIMIT_NS: Final = 60_000_000_000
 class Election:
     """One candidate of one election.
 
-    `identity` goes into the record; `unique` says that no other process can have the same one, so
-    that what is in the record under this name is ours, be it from before a restart. `traits` are
-    the lock's.
+    `identity` goes into the record; `unique` says that no other process can have the same one, and
+    `slot` that it is a container's, which is dead with all that was in it before another has its
+    name: what the record says under it is then ours, whoever wrote it. `traits` are the lock's.
     `inherited` is what a former elector of this guardian held, if anything. `jitter` returns
     numbers in [0, 1). `generation` numbers the electors of one guardian.
 
@@ -377,6 +377,7 @@ class Election:
         generation: int,
         jitter: Callable[[], float],
         now: Now,
+        slot: bool = False,
         inherited: Holding | None = None,
         traits: LockTraits | None = None,
     ) -> None:
@@ -387,6 +388,7 @@ class Election:
         #: How many renewals needed a read first.
         self.slow_renewals = 0
         self._unique = unique
+        self._slot = slot
         self._traits = traits or LockTraits()
         self._timing = timing
         self._generation = generation
@@ -553,7 +555,7 @@ class Election:
     def _mine(self, record: Record) -> bool:
         if record.holder != self.identity:
             return False
-        return self._unique or (self._claim is not None and self._claim.made(record))
+        return self._slot or (self._claim is not None and self._claim.made(record))
 
     def _retry_ns(self) -> int:
         """When to try again as a standby: the retry period times 1 to 2.2, as client-go."""
@@ -726,7 +728,8 @@ class Election:
         if holding is None:
             raise AssertionError("nothing to lose")
         self._holding = None
-        self._claim = None
+        if not self._unique:
+            self._claim = None  # another may make the same one, over an object that was deleted
         self._tree_of = holding.token
         self._move(Cause.LOST, detail=reason)
         self._note("error", "leadership lost", reason=reason, token=holding.token)

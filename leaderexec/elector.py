@@ -60,11 +60,13 @@ class LockRefused(Exception):
 class Candidacy:
     """Who campaigns: `identity` as written into the record, `unique` if nobody else can have it.
 
+    `slot` says that it is a container's, which takes back what its former life held.
     `traits` are those of the lock that will be opened.
     """
 
     identity: str
     unique: bool
+    slot: bool
     timing: Timing
     traits: LockTraits
 
@@ -251,6 +253,7 @@ class Elector:
         self._core = election.Election(
             identity=candidacy.identity,
             unique=candidacy.unique,
+            slot=candidacy.slot,
             timing=candidacy.timing,
             generation=seat.generation,
             jitter=random.random,

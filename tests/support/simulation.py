@@ -539,6 +539,7 @@ class Elector(_Process):
         self.core = host.elections(
             identity=candidate.identity,
             unique=candidate.unique,
+            slot=candidate.slot,
             timing=host.timing,
             generation=generation,
             jitter=host.world.rng.random,
@@ -657,11 +658,14 @@ def _holding(grant: Grant) -> Holding:
 class Candidate:
     """One life of one leaderexec: a guardian and everything that it forks."""
 
-    def __init__(self, host: Host, name: str, identity: str, *, unique: bool) -> None:
+    def __init__(
+        self, host: Host, name: str, identity: str, *, unique: bool, slot: bool = False
+    ) -> None:
         self.host = host
         self.name = name
         self.identity = identity
         self.unique = unique
+        self.slot = slot
         self.pid1 = host.pid1
         self.has_child: bool = not host.sidecar
         self.elector: Elector | None = None
@@ -858,7 +862,7 @@ class Host:
         if self.verbatim:
             return Candidate(self, name, "verbatim", unique=False)
         identity = self.name if self.pid1 or self.world.setup.steady else name
-        return Candidate(self, name, identity, unique=True)
+        return Candidate(self, name, identity, unique=True, slot=self.pid1)
 
 
 @dataclass(slots=True)

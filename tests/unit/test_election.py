@@ -106,6 +106,7 @@ class Drive:
         self,
         *,
         unique: bool = True,
+        slot: bool = False,
         timing: Timing = TIMING,
         inherited: Holding | None = None,
         generation: int = 1,
@@ -120,6 +121,7 @@ class Drive:
         self.core = Election(
             identity="a",
             unique=unique,
+            slot=slot,
             timing=timing,
             generation=generation,
             jitter=lambda: self.jitter,
@@ -211,8 +213,9 @@ class Drive:
 
 def only(effects: list[Effect], kind: type[T]) -> T:
     """Return the one effect of this kind."""
-    (effect,) = [e for e in effects if isinstance(e, kind)]
-    return effect
+    found = [e for e in effects if isinstance(e, kind)]
+    assert len(found) == 1, f"not one {kind.__name__} in {effects}"
+    return found[0]
 
 
 def kinds(effects: list[Effect]) -> set[type]:
@@ -400,6 +403,19 @@ def test_a_stamp_is_kept_across_a_deletion() -> None:
     assert Create in kinds(drive.wait(1))
 
 
+def test_a_version_that_was_missed_and_deleted_is_waited_out() -> None:
+    """Rule 2: whoever wrote what a dead watch kept from us may run although it was deleted."""
+    drive = Drive()
+    drive.stand_by()
+    drive.wait(15 * SECOND_NS)
+    drive.fail(FailureKind.CONFLICT)
+    assert Read in kinds(drive.wait(SECOND_NS))
+    drive.answer(ABSENT)
+    drive.step(WatchOpened())
+    assert Create not in kinds(drive.wait(15 * SECOND_NS - 1))
+    assert Create in kinds(drive.wait(1))
+
+
 def test_a_watch_that_lags_behind_our_own_read_is_ignored() -> None:
     """An older version of the same object is no change."""
     drive = Drive()
@@ -531,13 +547,33 @@ def test_a_name_that_may_be_used_twice_proves_nothing() -> None:
     assert Update in kinds(drive.wait(1))
 
 
-def test_a_name_that_nobody_else_can_have_is_enough() -> None:
+def test_the_name_of_a_slot_is_enough() -> None:
     """A container that restarts in its slot takes its own lease back at once."""
-    drive = Drive()
+    drive = Drive(slot=True)
     drive.step()
     update = only(drive.answer(held("a")), Update)
     assert update.record.transitions == held().record.transitions
     assert update.record.acquire_time_us == held().record.acquire_time_us
+
+
+def test_a_name_alone_is_not_enough_though_nobody_else_can_have_it() -> None:
+    """Rule 12: what somebody wrote under our name, while another's tree may live, is waited out."""
+    drive = Drive()
+    drive.stand_by()
+    effects = drive.step(WatchSaw(held("a", version=6)))
+    assert not WRITES & kinds(effects + drive.wait(15 * SECOND_NS - 1))
+    assert Update in kinds(drive.wait(1))
+
+
+def test_after_a_deletion_our_own_record_is_no_reason_to_wait() -> None:
+    """The deleted record was the loser's own, and its tree is gone: it creates another at once."""
+    drive = Drive()
+    drive.lead()
+    drive.wait(2 * SECOND_NS)
+    effects = drive.fail(FailureKind.ABSENT)
+    assert Read in kinds(drive.wait(2 * SECOND_NS))
+    assert Create not in kinds(drive.answer(ABSENT)), "its tree may still be alive"
+    assert Create in kinds(drive.step(TreeGone(only(effects, SendLost).token, retire=False)))
 
 
 def test_a_leader_whose_name_another_writes_has_lost() -> None:
@@ -1820,7 +1856,7 @@ def test_a_grant_is_no_longer_than_the_shortest_duration_seen(
 )
 def test_durations_that_are_nobodys_judgment_bound_nothing(seen: Snapshot) -> None:
     """A released record says 1 s, a broken one nothing, and our own is not another candidate's."""
-    drive = old()
+    drive = old(slot=True)
     drive.stand_by(seen)
     drive.wait(10 * SECOND_NS)
     grant = only(drive.answer(drive.lands(10)), SendGrant).grant
@@ -1992,7 +2028,7 @@ def test_a_refused_attempt_after_a_lost_one_leaves_that_open() -> None:
 
 def test_a_slot_takes_its_lease_back_as_soon_as_it_is_seen() -> None:
     """A late acquisition of the killed life, seen by the watch of its next one, is ours at once."""
-    drive = standing_by(held("", duration_s=1, line="c"))
+    drive = standing_by(held("", duration_s=1, line="c"), slot=True)
     assert drive.call is None, "another is next in line"
     update = only(drive.step(WatchSaw(held("a", version=7, line=""))), Update)
     assert update.seen.version == "7"
@@ -2001,7 +2037,7 @@ def test_a_slot_takes_its_lease_back_as_soon_as_it_is_seen() -> None:
 
 def test_a_slot_that_meets_late_renewals_of_its_former_life_leads_after_its_own_write() -> None:
     """Whichever lands first, the other conflicts; nothing is granted for what the dead wrote."""
-    drive = Drive()
+    drive = Drive(slot=True)
     drive.step()
     effects = drive.answer(held("a", version=7))
     for version in (8, 9):
@@ -2017,7 +2053,7 @@ def test_a_slot_that_meets_late_renewals_of_its_former_life_leads_after_its_own_
 
 def test_a_slot_that_meets_a_late_release_of_its_former_life_acquires() -> None:
     """The killed life was giving back: that lands, and the lock is free."""
-    drive = Drive()
+    drive = Drive(slot=True)
     drive.step()
     drive.answer(held("a", version=7))
     drive.fail(FailureKind.CONFLICT)
@@ -2028,7 +2064,7 @@ def test_a_slot_that_meets_a_late_release_of_its_former_life_acquires() -> None:
 
 def test_a_slot_whose_lease_another_has_taken_waits_like_everybody() -> None:
     """The name gives no right to what another holds by now."""
-    drive = Drive()
+    drive = Drive(slot=True)
     drive.step()
     drive.answer(held("a", version=7))
     drive.fail(FailureKind.CONFLICT)
@@ -2112,7 +2148,7 @@ def test_an_acquisition_that_is_to_be_undone_makes_nobody_a_leader() -> None:
 
 def test_what_a_former_life_wrote_is_nobodys_leadership() -> None:
     """A slot that reads its own name does not lead yet; nor is anybody known before a read."""
-    drive = Drive()
+    drive = Drive(slot=True)
     assert drive.core.leader_until_ns <= drive.now_ns
     drive.step()
     drive.answer(held("a"))

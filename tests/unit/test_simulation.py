@@ -27,8 +27,9 @@ from hypothesis.stateful import (
 
 from leaderexec import election, tenure
 from leaderexec.election import Election
-from leaderexec.model import SECOND_NS, SECOND_US, Grant, Record, Snapshot, Timing
+from leaderexec.model import SECOND_NS, Grant, Record, Snapshot, Timing
 from leaderexec.tenure import Tenure
+from tests.support.clusters import CLUSTERS, LONG, SLOTS, TWINS
 from tests.support.simulation import (
     DEFAULT,
     INT,
@@ -50,44 +51,6 @@ if TYPE_CHECKING:
 
 _SEED: Final = os.environ.get("LEADEREXEC_SEED")
 _TIMES: Final = int(os.environ.get("LEADEREXEC_SCHEDULES", "1"))
-
-#: The clusters that the promise is tested on, and how many schedules each gets.
-_LONG: Final = Setup(timing=DEFAULT, duration_ns=150 * SECOND_NS, fault_every_ns=7 * SECOND_NS)
-_OF_2016: Final = Setup(
-    timing=OLD,
-    duration_ns=120 * SECOND_NS,
-    fault_every_ns=5 * SECOND_NS,
-    traits=TRAITS_OF_2016,
-    sidecars=0.5,
-)
-#: Containers that come back at once, while their former life's requests are under way.
-_SLOTS: Final = Setup(pid1=1.0, restart_ns=SECOND_NS // 2, fault_every_ns=2 * SECOND_NS)
-#: One id for all, on machines whose wall clocks agree: writes of one second look alike.
-_TWINS: Final = replace(_OF_2016, verbatim=1.0, wall_spread_us=SECOND_US // 10)
-_CLUSTERS: Final = {
-    "mixed": (Setup(sidecars=0.2), 500),
-    "stormy": (Setup(fault_every_ns=1500 * MS), 400),
-    "without a line": (Setup(line=False), 200),
-    "sidecars": (Setup(sidecars=1.0, fault_every_ns=2 * SECOND_NS), 150),
-    "duplicated id": (Setup(verbatim=0.7), 250),
-    "containers": (Setup(pid1=1.0), 250),
-    "slots": (_SLOTS, 200),
-    "slots, default timing": (replace(_LONG, pid1=1.0, restart_ns=SECOND_NS // 2), 100),
-    "of 2016": (_OF_2016, 150),
-    "of 2016, one id": (_TWINS, 200),
-    "default timing": (_LONG, 300),
-    "default timing, one id": (replace(_LONG, verbatim=1.0), 100),
-    "seven candidates": (Setup(candidates=7, pid1=0.0), 100),
-    "whole seconds": (Setup(coarse=True), 100),
-    "long lease": (
-        Setup(
-            timing=Timing(60, 20 * SECOND_NS, 5 * SECOND_NS),
-            duration_ns=600 * SECOND_NS,
-            fault_every_ns=20 * SECOND_NS,
-        ),
-        40,
-    ),
-}
 
 
 def _seeds(count: int) -> Iterator[int]:
@@ -111,10 +74,10 @@ def _play(seed: int, setup: Setup) -> Verdict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cluster", _CLUSTERS)
+@pytest.mark.parametrize("cluster", CLUSTERS)
 def test_no_two_trees_overlap_and_none_is_released_while_it_lives(cluster: str) -> None:
     """Under every drawn fault one tree at most lives, and calm brings exactly one leader back."""
-    setup, count = _CLUSTERS[cluster]
+    setup, count = CLUSTERS[cluster]
     trees = named = 0
     for seed in _seeds(count):
         verdict = _play(seed, setup)
@@ -449,6 +412,63 @@ def test_without_the_hundredth_clock_rates_make_trees_overlap(
     assert _leaders_cut_off(timing)
 
 
+def _slow_leader_beside_fast_standbys(seed: int, timing: Timing, skew_ppm: int) -> Verdict:
+    """Cut off a leader whose clock is slow, and its tree stubborn, where all others are fast."""
+    setup = Setup(timing=timing, voluntary=False, stop_timeouts_s=(3600,), skew_ppm=0)
+    world = World(seed, setup)
+    slow, *fast = world.hosts
+    slow.clocks._ppm = -skew_ppm  # at this instant every clock shows its offset
+    for host in fast:
+        host.clocks._ppm = skew_ppm
+        world.disturb_network(host, "hole", 3 * SECOND_NS)  # the slow one is to lead
+    for host in world.hosts:
+        host.drain_ns = -1
+    world.advance(timing.call_timeout_ns + 3 * timing.retry_period_ns + 5 * SECOND_NS)
+    assert world.leads() is slow.candidate, f"LEADEREXEC_SEED={seed}"
+    world.disturb_network(slow, "hole", 3 * timing.lease_duration_ns)
+    world.advance(2 * timing.lease_duration_ns)
+    successor = world.leads()
+    assert successor is not None, f"LEADEREXEC_SEED={seed}"
+    assert successor.host in fast, "nothing was tested"
+    return world.verdict
+
+
+#: Half a percent in each direction makes the one percent of the margin.
+_PROMISED_PPM: Final = 5000
+
+_EVERY_LEASE: Final = pytest.mark.parametrize(
+    "timing",
+    [
+        DEFAULT,
+        Timing(60, 20 * SECOND_NS, 5 * SECOND_NS),
+        Timing(3600, 600 * SECOND_NS, SECOND_NS * 20),
+    ],
+    ids=lambda timing: f"{timing.lease_duration_s}s",
+)
+
+
+@_EVERY_LEASE
+def test_clock_rates_within_the_promise_keep_trees_apart(timing: Timing) -> None:
+    """One percent between the clocks, all of it against us, is paid for in leases of any length."""
+    for seed in _seeds(15):
+        verdict = _slow_leader_beside_fast_standbys(seed, timing, _PROMISED_PPM)
+        assert not verdict.overlaps, f"LEADEREXEC_SEED={seed}"
+
+
+@_EVERY_LEASE
+def test_clock_rates_beyond_the_margin_make_trees_overlap(timing: Timing) -> None:
+    """A non-guarantee, and proof that the test before could fail: skew may use up the margin.
+
+    Then the fast clock shows the end of the lease before the slow one shows the time to kill.
+    """
+    margin_ns = timing.margin_ns
+    used_up_ppm = 1_000_000 * margin_ns // (2 * timing.lease_duration_ns - margin_ns)
+    assert used_up_ppm > _PROMISED_PPM
+    for seed in _seeds(15):
+        verdict = _slow_leader_beside_fast_standbys(seed, timing, used_up_ppm * 3 // 2)
+        assert verdict.overlaps, f"LEADEREXEC_SEED={seed}"
+
+
 class _StampsAtTheReply(Election):
     """Counts a renewal from when its reply came."""
 
@@ -458,7 +478,7 @@ class _StampsAtTheReply(Election):
 
 def test_with_stamps_taken_at_the_reply_trees_overlap() -> None:
     """The server may have renewed long before its reply arrives."""
-    assert _finds_an_overlap(replace(_LONG, elections=_StampsAtTheReply), 400)
+    assert _finds_an_overlap(replace(LONG, elections=_StampsAtTheReply), 400)
 
 
 class _RarelyLater(Election):
@@ -556,12 +576,12 @@ class _NeverDoubts(Election):
 
 def test_known_by_a_claim_of_whole_seconds_lets_trees_overlap() -> None:
     """Twins under one id that try in the same second write the same record: it tells not whose."""
-    assert _finds_an_overlap(replace(_TWINS, elections=_NeverDoubts), 40)
+    assert _finds_an_overlap(replace(TWINS, elections=_NeverDoubts), 40)
 
 
 def _back_under_its_name(host: Host) -> Candidate:
     host._lives += 1
-    return Candidate(host, f"{host.name}.{host._lives}", host.name, unique=True)
+    return Candidate(host, f"{host.name}.{host._lives}", host.name, unique=True, slot=True)
 
 
 def test_a_name_that_comes_back_before_its_tree_is_dead_lets_trees_overlap(
@@ -569,7 +589,7 @@ def test_a_name_that_comes_back_before_its_tree_is_dead_lets_trees_overlap(
 ) -> None:
     """Only with PID 1 the tree of the former life is provably dead: off it, the slot is no name."""
     monkeypatch.setattr(Host, "_new_candidate", _back_under_its_name)
-    assert _finds_an_overlap(replace(_SLOTS, pid1=0.0), 20)
+    assert _finds_an_overlap(replace(SLOTS, pid1=0.0), 20)
 
 
 class _JudgesByItsOwn(Election):

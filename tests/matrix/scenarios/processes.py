@@ -95,7 +95,9 @@ def _container_restarted(arena: Arena) -> None:
     arena.kill(arena.wrapper_of(leader), "PID 1 of the container")
     arena.require("nothing of the container is left", arena.ends())
     arena.exit_code(leader)
-    arena.start("a", *_LONG, wrapper=in_pid_namespace(), env=slot)
+    # A peer's tree is known by a pid, which in a new namespace may be the same again.
+    again = () if arena.ours else ("--run", "again")
+    arena.start("a", *_LONG, child=again, wrapper=in_pid_namespace(), env=slot)
     arena.successor()
 
 

@@ -85,7 +85,7 @@ def _one_renewal_late(arena: Arena) -> None:
     _elapse_s(arena, _MINUTE_S)
     late = _let_go(arena)
     arena.require("a late renewal is refused", late[0].upstream_status == _CONFLICT)
-    arena.renewed("a")
+    arena.ends_unless_renewed()
 
 
 def _all_renewals_late(arena: Arena) -> None:
@@ -118,7 +118,7 @@ def _reply_lost_silently(arena: Arena) -> None:
     arena.leader()
     arena.standby()
     arena.network("a", lambda p: p.lose_reply(_ONE_WRITE, silently=True), "replies_lost")
-    arena.renewed("a")
+    arena.ends_unless_renewed()
 
 
 def _acquisition_reply_lost(arena: Arena) -> None:
