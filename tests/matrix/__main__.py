@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from tests.benchmarks.record import surroundings
 from tests.matrix import report
 from tests.matrix.contestants import MAKES
 from tests.matrix.model import CONTESTANTS
@@ -83,8 +84,9 @@ def main() -> int:
     began_s = time.monotonic()
     with ControlPlane() as plane:
         cells = Match(plane, results, jobs=options.jobs, tell=_tell).play(entries)
+        around = surroundings(plane)
     wrong = verdict(cells)
-    table = report.summary(scenarios, cells, digest)
+    table = report.summary(scenarios, cells, digest, around)
     report.write(table, options.results)
     if options.record:
         report.write(table, options.record)

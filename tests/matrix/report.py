@@ -32,7 +32,10 @@ _KEPT: Final = (
 
 
 def summary(
-    scenarios: Sequence[Scenario], cells: Mapping[Entry, Cell], sources: str
+    scenarios: Sequence[Scenario],
+    cells: Mapping[Entry, Cell],
+    sources: str,
+    around: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what is kept of a run: for each scenario and contestant, its cells."""
     rows = []
@@ -56,6 +59,7 @@ def summary(
     made = {make for row in rows for make in row["cells"]}
     return {
         "sources": sources,
+        "surroundings": dict(around),
         "versions": {make: text for make, text in versions().items() if make in made},
         "scenarios": rows,
     }

@@ -1,7 +1,8 @@
 """What was measured: records of benchmarks, the pictures, and the tables that are made of them.
 
-Owns: where the records are (`NAME.json`, which `python -m tests.benchmarks.NAME --write` writes),
-what the makes are called in them, and their Markdown. `python -m tests.measured` prints the tables,
+Owns: where the records are (`NAME.json`, which `python -m tests.benchmarks.NAME --write` writes;
+that of the matrix `make matrix ARGS='--record tests/measured'`), what the makes are called in them,
+and their Markdown. `python -m tests.measured` prints the tables,
 and `tests.support.diagrams` puts them between the markers of README.md.
 Must not know: how anything is measured.
 Guards against: a figure in a document that no command gave.
@@ -26,6 +27,9 @@ OURS: Final = "leaderexec"
 AWAIT: Final = "k8s-await-election"
 CLIENT_GO: Final = "clientgo"
 
+#: The record of the fault matrix, whose run keeps a machine busy by itself.
+MATRIX: Final = "matrix"
+
 #: The phases of the record of very many standbys.
 IDLE: Final = "idle"
 WATCHES: Final = "watches"
@@ -44,10 +48,10 @@ def load(name: str) -> Record:
     """Return the record of a benchmark."""
     path = DIRECTORY / f"{name}.json"
     if not path.exists():
-        raise NotMeasured(
-            f"no {path.parent.name}/{path.name}: "
-            f"`python -m tests.benchmarks.{name} --write` measures it"
-        )
+        how = "make matrix ARGS='--record tests/measured'"
+        if name != MATRIX:
+            how = f"python -m tests.benchmarks.{name} --write"
+        raise NotMeasured(f"no {path.parent.name}/{path.name}: `{how}` measures it")
     record: Record = json.loads(path.read_text())
     return record
 
@@ -82,9 +86,10 @@ def _spread(values_ms: Sequence[float]) -> str:
 def surroundings(record: Record, name: str) -> str:
     """Say with what, on what and when a record was made, and how to make another."""
     around = record["surroundings"]
-    busy = around["load"] > around["cores"] / 2
+    busy = name != MATRIX and around["load"] > around["cores"] / 2
+    command = "make matrix" if name == MATRIX else f"python -m tests.benchmarks.{name}"
     return (
-        f"`python -m tests.benchmarks.{name}` on {around['date']}: "
+        f"`{command}` on {around['date']}: "
         f"leaderexec {around[OURS]}, {around[AWAIT]}, {around[CLIENT_GO]}; "
         f"kube-apiserver {around['kube_apiserver']} and etcd {around['etcd']} on the same machine "
         f"of {around['cores']} processors and {around['memory_gib']:.0f} GiB, "
@@ -222,7 +227,41 @@ def herd(record: Record) -> str:
     )
 
 
+def matrix(record: Record) -> str:
+    """Tell in how many scenarios each make had two children at once."""
+    scenarios = record["scenarios"]
+    makes = list(record["versions"])
+    rows = []
+    for what, kinds in (
+        ("one child at most is promised", {"promise"}),
+        ("a bound is promised, or nothing", {"bound", "reported"}),
+    ):
+        played, twice, longest = [], [], []
+        for make in makes:
+            rows_of = [
+                s["cells"][make] for s in scenarios if s["kind"] in kinds and make in s["cells"]
+            ]
+            overlaps_s = [max(cell["overlap_s"] for cell in cells) for cells in rows_of]
+            more = any(cell["overlap_open"] for cells in rows_of for cell in cells)
+            played.append(str(len(rows_of)))
+            twice.append(str(sum(overlap_s > 0 for overlap_s in overlaps_s)))
+            longest_s = max(overlaps_s, default=0.0)
+            longest.append(f"{longest_s:.1f} s{' and more' if more else ''}" if longest_s else "-")
+        rows += [
+            (f"faults of which {what}", *played),
+            ("of these, with two children at once", *twice),
+            ("the longest", *longest),
+        ]
+    cells = [cell for s in scenarios for cell in s["cells"].get(OURS, ())]
+    said = (
+        f"{len(scenarios)} scenarios; {OURS} played {len(cells)} times, "
+        f"{sum(bool(cell['broken']) for cell in cells)} promises broken."
+    )
+    return f"{table(('', *makes), rows)}\n\n{said}\n{surroundings(record, MATRIX)}"
+
+
 _TABLES: Final[Mapping[str, Callable[[Record], str]]] = {
+    MATRIX: matrix,
     "handover": handover,
     "spine": spine,
     "standbys": standbys,

@@ -530,7 +530,7 @@ def test_what_was_played_is_not_played_again(rendezvous: Rendezvous) -> None:
 def table(cells: dict[Entry, Cell]) -> dict[str, Any]:
     """Return the table of these cells."""
     rows = list(dict.fromkeys(entry.scenario for entry in cells))
-    return report.summary([scenario("not played"), *rows], cells, "these")
+    return report.summary([scenario("not played"), *rows], cells, "these", {"cores": 2})
 
 
 def test_a_table_keeps_what_was_measured() -> None:

@@ -100,6 +100,36 @@ def test_a_record_of_a_busy_machine_says_so() -> None:
     assert "**the machine was busy** (load 9.7)" in measured.handover(record)
 
 
+def _cells(*overlaps_s: float, open_: bool = False) -> list[dict[str, Any]]:
+    return [
+        {"overlap_s": each, "overlap_open": open_, "broken": ["one"] if each else []}
+        for each in overlaps_s
+    ]
+
+
+def test_the_matrix_is_counted_by_what_is_promised() -> None:
+    """A scenario counts once for each make that played it, as two children if any run had them."""
+    scenarios = [
+        {"kind": "promise", "cells": {OURS: _cells(0, 0), AWAIT: _cells(3.21)}},
+        {"kind": "promise", "cells": {OURS: _cells(0, 0.5)}},
+        {"kind": "reported", "cells": {OURS: _cells(0), AWAIT: _cells(40, open_=True)}},
+    ]
+    said = measured.matrix(
+        {"surroundings": AROUND, "versions": dict.fromkeys((OURS, AWAIT)), "scenarios": scenarios}
+    ).splitlines()
+    figures = [[cell.strip() for cell in line.split("|")[2:4]] for line in said[2:8]]
+    assert figures == [
+        ["2", "1"],
+        ["1", "1"],
+        ["0.5 s", "3.2 s"],
+        ["1", "1"],
+        ["0", "1"],
+        ["-", "40.0 s and more"],
+    ]
+    assert f"3 scenarios; {OURS} played 5 times, 1 promises broken." in said
+    assert "`make matrix` on 2026-11-24: " in said[-1]
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "said"),
     [
@@ -134,7 +164,4 @@ def test_every_record_in_the_tree_makes_its_table() -> None:
     for marker, part in measured.PARTS.items():
         name = marker.removeprefix("measured-")
         if (measured.DIRECTORY / f"{name}.json").exists():
-            assert (
-                f"tests.benchmarks.{name}` on {measured.load(name)['surroundings']['date']}: "
-                in part()
-            )
+            assert f"{name}` on {measured.load(name)['surroundings']['date']}: " in part()
