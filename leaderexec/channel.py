@@ -17,6 +17,8 @@ from typing import Any, Final, Generic, TypeVar, get_type_hints
 
 #: Large enough for any message; what is longer is not ours.
 _MAX_BYTES: Final = 16384
+#: More than any clock, version or pid of ours; greater ones would overflow where they are used.
+_MAX_INT: Final = 2**63 - 1
 
 
 # --- elector to guardian ---
@@ -302,6 +304,8 @@ def decode(data: bytes) -> Message:
     for (field, hint), value in zip(expected, values, strict=True):
         # bool is an int to isinstance, and must not pass for a number.
         fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+        if isinstance(value, int) and not -_MAX_INT <= value <= _MAX_INT:
+            fits = False
         if not fits:
             raise Undecodable(f"{name}.{field} is {value!r}")
     message: Message = _TYPES[name](*values)
@@ -351,6 +355,8 @@ class Channel:
             except ConnectionResetError:
                 continue  # the peer closed without reading all; what it wrote before is still there
             if not data:
+                for fd in fds:
+                    os.close(fd)
                 if received:
                     return received
                 raise ChannelClosed

@@ -93,7 +93,7 @@ def _serve(
         level=settings.log_level, form=settings.log_format, environ=environ, role="guardian"
     )
     # Held for as long as we live: nobody else may go by the slot's name.
-    claim = linux.claim_name(settings.slot.claim) if settings.slot else None
+    claim = linux.claim_name(settings.slot.claim) if settings.slot else None  # or it is taken
     if settings.slot and claim:
         settings = replace(settings, identity=settings.slot.identity)
     service = None
@@ -123,7 +123,7 @@ def _serve(
         candidacy = Candidacy(
             identity=settings.identity,
             unique=settings.identity_is_generated,
-            slot=settings.slot is not None,
+            slot=claim is not None,
             timing=settings.timing,
             traits=traits,
         )

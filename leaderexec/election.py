@@ -509,8 +509,8 @@ class Election:
         """Until when `leader` is to be believed: ourselves until a renewal is overdue."""
         if self._holding is not None and self.state is not State.RESUMING:
             return self._counted_ns + min(self._timing.renew_deadline_ns, self._room_ns)
-        if self._seen is None or self._mine(self._seen.record):
-            return self._now.boot_ns  # not led, whatever a former life of ours has written
+        if self._seen is None or self._named(self._seen.record):
+            return self._now.boot_ns  # not led, whatever stands there in our name
         return self._expiry_ns(self._seen.record)
 
     @property
@@ -557,6 +557,13 @@ class Election:
             return False
         return self._slot or (self._claim is not None and self._claim.made(record))
 
+    def _named(self, record: Record) -> bool:
+        """Whether it names us and nobody else, though another hand than ours may have written it.
+
+        An elector of ours that died between its acquisition and the grant leaves such a record.
+        """
+        return self._mine(record) or (self._unique and record.holder == self.identity)
+
     def _retry_ns(self) -> int:
         """When to try again as a standby: the retry period times 1 to 2.2, as client-go."""
         return self._now.boot_ns + int(self._timing.retry_period_ns * (1 + 1.2 * self._jitter()))
@@ -601,10 +608,14 @@ class Election:
         self._learn_duration(snapshot.record)
         if self.state is State.STANDBY and holder and holder != self._announced:
             self._announced = holder
-            if not self._mine(snapshot.record):
+            if not self._named(snapshot.record):
                 self._note("info", f"leader is {holder}", leader=holder)
                 self._effects.append(SendStanding(holder, "held by another candidate"))
                 self._stood = True
+            elif not self._mine(snapshot.record):
+                self._note("warning", "our name is in a record that is not ours: waiting it out")
+        if holder != self.identity and self._holding is None and not self._attempt_open:
+            self._claim = None  # what we wrote is history: who restores it makes nobody leader
         return True
 
     def _learn_line(self, snapshot: Snapshot) -> None:
@@ -618,7 +629,7 @@ class Election:
     def _learn_duration(self, record: Record) -> None:
         """Take note of a duration by which its holder would judge our record."""
         heeded = self._traits.peers_judge_by_own_duration and record.holder
-        if not heeded or record.lease_duration_ns < 1 or self._mine(record):
+        if not heeded or record.lease_duration_ns < 1 or self._named(record):
             return
         known_ns = self._shortest_ns
         if known_ns is None or record.lease_duration_ns < known_ns:
@@ -728,8 +739,11 @@ class Election:
         if holding is None:
             raise AssertionError("nothing to lose")
         self._holding = None
-        if not self._unique:
-            self._claim = None  # another may make the same one, over an object that was deleted
+        seen = self._present
+        if not self._unique or (seen is not None and seen.record.holder != self.identity):
+            # Known is only what we wrote ourselves before it was deleted, where no twin can have
+            # written the same.
+            self._claim = None
         self._tree_of = holding.token
         self._move(Cause.LOST, detail=reason)
         self._note("error", "leadership lost", reason=reason, token=holding.token)
@@ -933,6 +947,8 @@ class Election:
         if self._holding is not None or outcome == "released":
             level = "info" if outcome == "released" else "warning"
             self._note(level, "lock given back", outcome=outcome, token=token)
+        if outcome == "released":
+            self._claim = None
         self._holding = None
         self._may_hold = False
         self._tree_of = None

@@ -287,6 +287,9 @@ class Guardian:
             # Its end will be reaped; until then there is nothing to hear.
             self._unregister(peer)
             return
+        for _, fd in messages:
+            if fd is not None:
+                os.close(fd)  # nobody has any to send us
         # Grants are absolute, so that the newest says all that the older ones do. It goes first:
         # after a pause of our own, time must not count before the renewals of that time.
         grants = [message for message, _ in messages if isinstance(message, wire.GrantSent)]
@@ -320,14 +323,17 @@ class Guardian:
                 self._step(tenure.KeeperHeard())
             case wire.ChildStarted(pid=pid):
                 self._drop_child()
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, OverflowError):
                     self._child = (pid, os.pidfd_open(pid))
                 self._count("child_starts")
                 self._log.info("child started", pid=pid, command=self._orders.argv[0])
             case wire.ChildNotStarted(errno=errno):
                 self._not_started(errno)
             case wire.ChildStatus(status=status):
-                code = exits.from_wait_status(status)
+                try:
+                    code = exits.from_wait_status(status)
+                except (ValueError, OverflowError):  # no status that a kernel gives
+                    code = exits.INTERNAL
                 if self._reports:
                     self._reports.ours.send(wire.ChildExited(code))
                 self._step(tenure.ChildEnded(code))
@@ -367,7 +373,11 @@ class Guardian:
             self._step(tenure.NotStarted())
             return
         code = exits.from_exec_errno(errno)
-        self._fatal = f"cannot execute {self._orders.argv[0]!r}: {os.strerror(errno)}"
+        try:
+            reason = os.strerror(errno)
+        except OverflowError:
+            reason = f"error {errno}"
+        self._fatal = f"cannot execute {self._orders.argv[0]!r}: {reason}"
         self._log.error(self._fatal)
         self._step(tenure.ChildEnded(code))
 

@@ -12,6 +12,7 @@ meanwhile; without the uid some kinds would be created anew by a PUT after a del
 from __future__ import annotations
 
 import random
+import re
 import reprlib
 import threading
 from abc import abstractmethod
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 SUCCESSOR: Final = "leaderexec/successor"
 
 _GONE: Final = 410
+#: A version orders leaderships as etcd's revisions do: a number of 63 bits.
+_VERSION: Final = re.compile(r"[0-9]{1,19}")
+_TOO_GREAT: Final = 2**63
 #: Watches are ended by the server after this long, at different times for different standbys.
 _WATCH_S: Final = (240, 480)
 _CONNECT_S: Final = 5.0
@@ -227,7 +231,7 @@ class KubernetesLock(Lock):
         if body.get("kind") != self.kind.name or not isinstance(metadata, dict):
             raise Unavailable(f"cannot {verb}: the answer is not of kind {self.kind.name}")
         uid, version = metadata.get("uid"), metadata.get("resourceVersion")
-        if not isinstance(uid, str) or not isinstance(version, str) or not version.isdigit():
+        if not isinstance(uid, str) or not isinstance(version, str) or not _orders(version):
             raise Unavailable(f"cannot {verb}: the answer has no uid or resourceVersion")
         try:
             record = self._read_record(body)
@@ -256,9 +260,16 @@ class KubernetesLock(Lock):
         )
 
 
+def _orders(version: str) -> bool:
+    """Whether a version can order leaderships."""
+    return _VERSION.fullmatch(version) is not None and int(version) < _TOO_GREAT
+
+
 def annotation(body: dict[str, Any], key: str) -> str | None:
     """Return one annotation of an object, None when it has none of that name."""
-    annotations = body["metadata"].get("annotations") or {}
+    annotations = body["metadata"].get("annotations")
+    if annotations is None:
+        return None
     if not isinstance(annotations, dict):
         raise ValueError(f"annotations are not an object: {reprlib.repr(annotations)}")
     value = annotations.get(key)

@@ -24,7 +24,9 @@ class LeaseLock(KubernetesLock):
 
     def _read_record(self, body: dict[str, Any]) -> Record:
         """Read the spec, which a Lease that nobody ever held does not have."""
-        spec = body.get("spec") or {}
+        spec = body.get("spec")
+        if spec is None:
+            spec = {}
         if not isinstance(spec, dict):
             raise ValueError(f"spec is not an object: {reprlib.repr(spec)}")
         return from_fields(spec)

@@ -2156,6 +2156,49 @@ def test_what_a_former_life_wrote_is_nobodys_leadership() -> None:
     assert drive.core.leader_until_ns <= drive.now_ns
 
 
+@pytest.mark.parametrize("slot", [False, True])
+def test_our_own_name_is_told_to_nobody_before_we_lead(slot: bool) -> None:
+    """What a dead elector of ours, or a hand, wrote in our name makes nobody leader."""
+    drive = Drive(slot=slot)
+    drive.step()
+    effects = drive.answer(held("a"))
+    assert drive.core.leader_until_ns <= drive.now_ns
+    assert SendStanding not in kinds(effects)
+    notes = [effect.event for effect in effects if isinstance(effect, Note)]
+    assert not any(note.startswith("leader is") for note in notes)
+    assert ("our name is in a record that is not ours: waiting it out" in notes) is not slot
+
+
+def test_a_record_that_was_ours_frees_nothing_once_another_has_led() -> None:
+    """Who restores the record of a former leader does not make it leader beside the present one."""
+    drive = Drive()
+    drive.lead()
+    ours = drive.core.record
+    assert ours is not None
+    drive.wait(2 * SECOND_NS)
+    drive.fail(FailureKind.CONFLICT)
+    effects = drive.answer(held("b", version=12))
+    drive.step(TreeGone(only(effects, SendLost).token, retire=False))
+    assert Read in kinds(drive.wait(4 * SECOND_NS))
+    assert OpenWatch in kinds(drive.answer(held("b", version=12)))
+    drive.step(WatchOpened())
+    restored = replace(held("b", version=13), record=ours)
+    assert not WRITES & kinds(drive.step(WatchSaw(restored)) + drive.wait(14 * SECOND_NS))
+    assert Update in kinds(drive.wait(2 * SECOND_NS))
+
+
+def test_a_record_that_was_given_back_frees_nothing_when_it_is_restored() -> None:
+    """Who puts the record of a released leadership back does not make it leader again at once."""
+    drive = _releasing()
+    ours = drive.core.record
+    assert ours is not None
+    drive.answer(drive.lands(11))
+    assert not WRITES & kinds(drive.answer(replace(held("a", version=12), record=ours)))
+    drive.step(WatchOpened())
+    assert not WRITES & kinds(drive.wait(14 * SECOND_NS))
+    assert Update in kinds(drive.wait(2 * SECOND_NS))
+
+
 def test_the_record_is_as_last_seen() -> None:
     """None before anything was seen and after a deletion."""
     drive = Drive()
