@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tests.support.candidates import kill, puppet_command
+import pytest
+
+from leaderexec.locks.base import Conflict
+from leaderexec.locks.file import FileLock
+from tests.support.candidates import ROOT, is_gone, kill, puppet_command, resume, stop
 from tests.support.fault_suite import TAKEOVER_S, FaultSuite
+from tests.support.wait import wait_until
+from tests.support.witness import now_ns
 
 if TYPE_CHECKING:
     from tests.support.rally import Rally
@@ -49,3 +58,112 @@ def test_the_childs_standard_error_stays_blocking(rally: Rally) -> None:
     assert leader.wait() == 143
     os.close(read_fd)
     os.close(write_fd)
+
+
+def test_fork_chains_die_though_their_guardian_lives_on(rally: Rally) -> None:
+    """A lock taken over by hand kills at once, and the guardian does not end, which would kill too.
+
+    What a keeper left would be nobody's tree then, and run on beside the next leader.
+    """
+    child = puppet_command("--chains", "20", "--chain-every", "50", "--ignore", "ALL")
+    leader, tree = rally.start_leader("a", child=child)
+    lock = FileLock(str(rally.directory / "lock"), "x")
+
+    def taken_over() -> bool:
+        seen = lock.read(1)
+        assert seen is not None
+        with contextlib.suppress(Conflict):
+            lock.update(replace(seen.record, holder="nobody that lives"), seen, 1)
+            return True
+        return False
+
+    wait_until(taken_over, timeout_s=TAKEOVER_S, what="the record names another")
+    leader.wait_event("leadership lost")
+    rally.witness.wait_ended(tree)
+    assert not is_gone(leader.guardian)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changing users needs root")
+def test_a_dead_guardians_lock_is_kept_until_its_tree_is_dead(rally: Rally) -> None:
+    """The elector of a dead guardian renews for as long as the keeper kills, and then gives back.
+
+    Here the keeper may not kill for two leases, which nothing but renewals can bridge.
+    """
+    leader, tree = rally.start_leader(
+        "a",
+        child=puppet_command("--uid", "65534", "--ignore", "ALL"),
+        wrapper=["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"],
+    )
+    rally.start_standby("b").wait_event(f"leader is {leader.identity}")
+    kill(leader.guardian)
+    leader.wait_event("the guardian died")
+    since_ns = now_ns()
+    wait_until(
+        lambda: now_ns() - since_ns > 2e9 * rally.lease_s or not tree.running,
+        timeout_s=TAKEOVER_S,
+        what="two leases are over",
+    )
+    assert rally.witness.running() == [tree]
+    os.kill(tree.main, signal.SIGKILL)
+    assert rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S).candidate == "b"
+    rally.assert_exclusive()
+
+
+def test_a_child_dies_with_its_keeper_whoever_else_is_stopped(rally: Rally) -> None:
+    """The kernel kills the direct child of a dead keeper, while the guardian can kill nobody."""
+    leader, tree = rally.start_leader("a", child=puppet_command("--ignore", "ALL"))
+    keeper = leader.keeper
+    stop(leader.guardian)
+    kill(keeper)
+    rally.witness.wait_ended(tree)
+
+
+def test_a_keeper_that_slept_beyond_the_deadline_starts_nothing(rally: Rally) -> None:
+    """Rule 6: told to start in time and awake too late, it has nothing to run: the clock is last.
+
+    The grant is renewed meanwhile, so that nobody else ends the keeper for its silence or the time.
+    """
+    rally.timing = ("--lease-duration=12s", "--renew-deadline=4s", "--retry-period=3s")
+    leader, tree = rally.start_leader("a")
+    standby = rally.start_standby("b")
+    keeper = standby.keeper
+    stop(keeper)
+    leader.terminate()
+    token = str(standby.wait_event("became leader", timeout_s=TAKEOVER_S)["token"])
+    since_ns = now_ns()
+    wait_until(lambda: now_ns() - since_ns > 5e9, timeout_s=30, what="the time to stop has come")
+    assert not is_gone(keeper)
+    resume(keeper)
+    wait_until(lambda: is_gone(keeper), timeout_s=TAKEOVER_S, what="the keeper ends")
+    assert rally.witness.wait_successor(tree, timeout_s=2 * TAKEOVER_S).run != token
+    assert token not in [other.run for other in rally.witness.trees("b")]
+    rally.assert_exclusive()
+
+
+#: Where a file is, no flock returns any more: as on a filesystem whose server is gone.
+_HANGS = """
+import fcntl, os, time
+flock = fcntl.flock
+def hang(*args):
+    while os.path.exists({path!r}):
+        time.sleep(3600)
+    return flock(*args)
+fcntl.flock = hang
+"""
+
+
+def test_a_call_that_hangs_ends_the_elector(rally: Rally) -> None:
+    """Rule 11: a worker that is overdue cannot be ended but with its process; another follows."""
+    hung = rally.directory / "hung"
+    modules = rally.directory / "modules"
+    modules.mkdir()
+    (modules / "sitecustomize.py").write_text(_HANGS.format(path=str(hung)))
+    leader = rally.start("a", env={"PYTHONPATH": f"{modules}:{ROOT}"})
+    (tree,) = rally.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
+    elector = leader.elector
+    hung.touch()
+    rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
+    wait_until(lambda: is_gone(elector), timeout_s=TAKEOVER_S, what="the elector that hangs ends")
+    hung.unlink()
+    rally.witness.wait_successor(tree, timeout_s=2 * TAKEOVER_S)
+    rally.assert_exclusive()

@@ -151,6 +151,32 @@ def test_a_short_pause_of_the_guardian_costs_nothing(rally: Rally) -> None:
     rally.assert_exclusive()
 
 
+@pytest.mark.parametrize(
+    ("wrapper", "refused"), [((), os.geteuid() != 0), (("unshare", "--user"), True)]
+)
+def test_without_the_power_to_kill_anybody_the_child_gains_no_privileges(
+    rally: Rally, wrapper: tuple[str, ...], refused: bool
+) -> None:
+    """Rule 9: unless we are root, no setuid program below becomes one whom we may not kill."""
+    child = ["/bin/sh", "-c", "grep NoNewPrivs /proc/self/status"]
+    assert rally.start("a", wrapper=wrapper, child=child).wait() == 0
+    assert rally.candidates["a"].output.split() == ["NoNewPrivs:", str(int(refused))]
+
+
+@_ROOT_ONLY
+def test_two_instances_in_one_slot_have_two_names(rally: Rally) -> None:
+    """Rule 12: the slot's name is one process's, even where several are PID 1 and know the slot."""
+    slot = {"POD_UID": "0" * 32, "CONTAINER_NAME": "server"}
+    first = rally.start("a", env=slot, wrapper=in_pid_namespace())
+    (tree,) = rally.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
+    assert "_leaderexec-" + "0" * 32 in first.identity
+    second = rally.start("b", env=slot, wrapper=in_pid_namespace())
+    assert second.identity != first.identity
+    second.wait_event(f"leader is {first.identity}")
+    assert rally.witness.running() == [tree]
+    rally.assert_exclusive()
+
+
 def test_a_storm_of_forks_does_not_keep_us_from_answering(rally: Rally) -> None:
     """Processes that fork as fast as they can do not make guardian and keeper look dead."""
     child = puppet_command("--chains", "60", "--chain-every", "50", "--ignore", "TERM")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from leaderexec import cli
+from leaderexec import cli, config, linux, log
 from leaderexec.config import HttpSpec, UsageError
+from leaderexec.model import SECOND_US, LockTraits
 from tests.support.http_clients import has_ipv6
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from leaderexec.elector import Candidacy
 
 #: For documentation only: no machine has it.
 NOWHERE = "192.0.2.1"
@@ -128,3 +132,75 @@ def test_the_child_is_told_where_to_ask(host: str, told: str) -> None:
         "ELECTOR_GET_URL": f"http://{told}:4040/",
         "ELECTOR_SSE_URL": f"http://{told}:4040/events",
     }
+
+
+# --- who campaigns -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def candidacy_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Candidacy]:
+    """Read a command line as PID 1 of a container in its slot; return what an elector is told."""
+
+    def candidacy_of(*words: str) -> Candidacy:
+        in_pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+        in_slot = {"POD_UID": "0" * 32, "CONTAINER_NAME": "server"}
+        host = config.Host(
+            is_init=lambda: True, read_text=lambda _: "default", file_problem=lambda _: None
+        )
+        settings = config.parse(["--election=x", *words], {**in_pod, **in_slot}, host=host)
+        assert isinstance(settings, config.Config)
+        assert cli._serve(settings, None, {}, []) == 0
+        return told.pop()
+
+    told: list[Candidacy] = []
+
+    class Elector:
+        def __init__(self, _: object, candidacy: Candidacy, *__: object) -> None:
+            told.append(candidacy)
+
+        def run(self) -> None:
+            """Elect nobody."""
+
+    class Guardian:
+        def __init__(self, _: object, run_elector: Callable[[Any], None], *__: object) -> None:
+            self._run_elector = run_elector
+
+        def run(self) -> int:
+            self._run_elector(None)
+            return 0
+
+    monkeypatch.setattr(cli, "Elector", Elector)
+    monkeypatch.setattr(cli, "Guardian", Guardian)
+    monkeypatch.setattr(linux, "claim_name", lambda _: None)
+    monkeypatch.setattr(log, "configure", lambda **_: SimpleNamespace(info=lambda *_: None))
+    return candidacy_of
+
+
+@pytest.mark.parametrize(
+    ("lock", "traits"),
+    [
+        ("endpoints", LockTraits(SECOND_US, peers_judge_by_own_duration=True)),
+        ("configmaps", LockTraits(SECOND_US, peers_judge_by_own_duration=True)),
+        ("leases", LockTraits()),
+        ("file:/run/x", LockTraits()),
+    ],
+)
+def test_candidates_of_2016_are_heeded_where_they_can_stand(
+    candidacy_of: Callable[..., Candidacy], lock: str, traits: LockTraits
+) -> None:
+    """Rule 13: beside an annotation others wait for their own duration, and write whole seconds."""
+    assert candidacy_of(f"--lock={lock}").traits == traits
+
+
+def test_only_one_candidate_goes_by_the_name_of_its_slot(
+    candidacy_of: Callable[..., Candidacy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 12: whoever finds the claim taken has a random name, which is not believed alone."""
+    with socket.socket() as claim:
+        claims = [claim, None]
+        monkeypatch.setattr(linux, "claim_name", lambda _: claims.pop(0))
+        first, second = candidacy_of(), candidacy_of()
+    assert (first.slot, second.slot) == (True, False)
+    assert first.identity != second.identity
+    named = candidacy_of("--id=me")
+    assert (named.identity, named.unique, named.slot) == ("me", False, False)

@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import select
 import signal
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from leaderexec import linux
+from leaderexec import channel, guardian, linux
+from leaderexec.keeper import ChildSpec, Keeper
 from leaderexec.model import SECOND_NS
-from tests.support.candidates import kill
+from tests.support.candidates import ROOT, kill, state_of
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from leaderexec.log import Log
 
 
 @pytest.fixture
@@ -105,6 +111,84 @@ def test_a_timer_in_the_past_fires_at_once_and_none_never() -> None:
     timer.set(1)
     assert ready.poll(1000), "the same time again, after it was seen"
     timer.close()
+
+
+_FAR = 1_000_000
+#: The clock, and whether a timer that is due at once fires, where booting was long ago.
+_CLOCKS = """
+import select
+from leaderexec import linux
+timer = linux.BoottimeTimer()
+timer.set(linux.boottime_ns() + 10_000_000)
+ready = select.poll()
+ready.register(timer.fileno(), select.POLLIN)
+print(linux.boottime_ns() // 1_000_000_000, bool(ready.poll(5000)))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a time namespace needs root")
+def test_times_and_timers_are_those_of_the_clock_that_a_suspend_does_not_stop() -> None:
+    """Where only CLOCK_BOOTTIME is a million seconds ahead, as after a suspend, both follow it."""
+    done = subprocess.run(
+        ["unshare", "--time", f"--boottime={_FAR}", "--", sys.executable, "-c", _CLOCKS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    now_s, fired = done.stdout.split()
+    assert int(now_s) >= _FAR
+    assert fired == "True"
+
+
+@pytest.mark.parametrize("orphaned", [False, True])
+def test_whoever_was_orphaned_before_it_asked_to_die_with_its_parent_leaves(orphaned: bool) -> None:
+    """Rule 9: a parent that died between fork and prctl will never be heard of again."""
+    parent = os.getppid() if orphaned else os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        linux.die_with_parent(parent)
+        os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == (125 if orphaned else 3)
+
+
+def test_the_first_act_of_a_keeper_that_kills_is_one_call(
+    child: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 4: the child's group is killed before anything is searched for."""
+    os.setpgid(child, child)
+    ours, theirs = channel.pair()
+    reading, writing = os.pipe()
+    spec = ChildSpec("/bin/true", ("true",), {}, 0, no_new_privs=False, terminal_of=None)
+    me = os.pidfd_open(os.getpid())
+    keeper = Keeper(
+        channel=theirs, guardian_pidfd=me, proof_fd=writing, spec=spec, log=cast("Log", None)
+    )
+    keeper._child = child
+    states: list[str] = []
+
+    def nothing_left() -> list[int]:
+        wait_until(lambda: state_of(child) != "R", timeout_s=5, what="asleep or dead")
+        states.append(state_of(child))
+        return []
+
+    monkeypatch.setattr(linux, "kill_sweep", nothing_left)
+    monkeypatch.setattr(linux, "reap", lambda: linux.Reaped([], any_left=False, more=False))
+    keeper._kill_all()
+    assert states == ["Z"]
+    for fd in (reading, writing, me, keeper._signals.fileno(), keeper._timer.fileno()):
+        os.close(fd)
+    ours.close()
+    theirs.close()
+
+
+def test_a_guardian_kills_the_childs_group_itself(child: int) -> None:
+    """Rule 4: one call at the deadline, whether or not the keeper is given time for its own."""
+    os.setpgid(child, child)
+    pidfd = os.pidfd_open(child)
+    guardian.Guardian._kill_child(SimpleNamespace(_child=(child, pidfd)))  # type: ignore[arg-type]
+    os.close(pidfd)
+    wait_until(lambda: state_of(child) == "Z", timeout_s=5, what="the child is dead")
 
 
 def test_signals_are_received_by_descriptor() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from leaderexec.log import Sink
 from tests.support.candidates import ROOT
+from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +73,41 @@ def test_a_socket_is_never_waited_for() -> None:
     assert sink.dropped > 0
     left.close()
     right.close()
+
+
+_UNREAD = """
+import os, sys
+from leaderexec.log import Sink
+real_open = os.open
+def refused(path, *rest):
+    if path.startswith("/proc/self/fd/"):
+        raise PermissionError(path)
+    return real_open(path, *rest)
+if sys.argv[1] == "refused":
+    os.open = refused
+sink = Sink(2)
+for _ in range(20_000):
+    sink.line("x" * 100)
+os._exit(5 if sink.dropped else 6)
+"""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "refused", "socket"])
+def test_a_process_whose_log_nobody_reads_goes_on(kind: str) -> None:
+    """Rule 8: neither a pipe, nor one that cannot be opened anew, nor a socket holds it up."""
+    if kind == "socket":
+        left, right = (each.detach() for each in socket.socketpair())
+    else:
+        left, right = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", _UNREAD, kind], cwd=ROOT, stderr=right)
+    try:
+        wait_until(lambda: process.poll() is not None, timeout_s=30, what="it ends, unread")
+        assert process.wait() == 5
+    finally:
+        process.kill()
+        process.wait()
+        os.close(left)
+        os.close(right)
 
 
 def test_a_file_is_appended_to_in_turn(tmp_path: Path) -> None:

@@ -167,8 +167,9 @@ class Drive:
 
 def only(effects: list[Effect], kind: type[T]) -> T:
     """Return the one effect of this kind."""
-    (effect,) = [e for e in effects if isinstance(e, kind)]
-    return effect
+    found = [e for e in effects if isinstance(e, kind)]
+    assert len(found) == 1, f"not one {kind.__name__} in {effects}"
+    return found[0]
 
 
 def kinds(effects: list[Effect]) -> set[type]:

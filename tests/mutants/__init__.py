@@ -1,0 +1,1 @@
+"""The mutants: for each line that keeps trees apart, what happens without it, and who notices."""

@@ -1,0 +1,88 @@
+"""Runs one pytest so that whatever it starts ends with it: `cage BOUND_S DIRECTORY COMMAND...`.
+
+Owns: the bound of the run, and the end of everything below it. A mutant is a leaderexec that may
+leave its tree, its keeper or itself behind; here all of that falls to this process, which is a
+subreaper, and is killed.
+Must not know: what runs, and what its result means.
+Guards against: a runner that is interrupted or killed while tests run. It holds the other end of
+our standard input, whose end is the request to stop.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from leaderexec import linux
+from leaderexec.model import SECOND_NS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: How a run that was not at its end in time ends here, as for timeout(1).
+TIMED_OUT: Final = 124
+
+#: How long an interrupted pytest may take to end what its tests have started.
+_CLEAN_UP_NS: Final = 60 * SECOND_NS
+_SWEEP_NS: Final = 20 * SECOND_NS
+_SWEEP_PAUSE_MS: Final = 20
+
+
+def run(bound_s: float, directory: str, command: Sequence[str]) -> int:
+    """Run the command, at most for so long, and return its exit code; nothing of it is left."""
+    linux.become_subreaper()
+    deadline_ns = linux.boottime_ns() + int(bound_s * SECOND_NS)
+    pid = os.fork()
+    if pid == 0:
+        _become(directory, command)
+    ended = os.pidfd_open(pid)
+    ready = _wait({0, ended}, deadline_ns)
+    if ended not in ready:
+        os.kill(pid, signal.SIGINT)
+        _wait({ended}, linux.boottime_ns() + _CLEAN_UP_NS)
+    status = _sweep(pid)
+    if not ready:
+        return TIMED_OUT
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _become(directory: str, command: Sequence[str]) -> NoReturn:
+    try:
+        os.chdir(directory)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.execv(command[0], tuple(command))
+    finally:
+        os._exit(127)
+
+
+def _wait(fds: set[int], deadline_ns: int) -> set[int]:
+    """Return which of these can be read, none if none could in time."""
+    waiting = select.poll()
+    for fd in fds:
+        waiting.register(fd, select.POLLIN)
+    left_ms = max(0, deadline_ns - linux.boottime_ns()) // 1_000_000
+    return {fd for fd, _ in waiting.poll(left_ms)}
+
+
+def _sweep(pid: int) -> int:
+    """Kill all that is left until nothing is, and return how `pid` ended."""
+    found = 0
+    until_ns = linux.boottime_ns() + _SWEEP_NS
+    nothing = select.poll()
+    while linux.boottime_ns() < until_ns:
+        reaped = linux.reap()
+        found = dict(reaped.ended).get(pid, found)
+        if not reaped.any_left:
+            break
+        linux.kill_sweep()
+        nothing.poll(_SWEEP_PAUSE_MS)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(run(float(sys.argv[1]), sys.argv[2], sys.argv[3:]))

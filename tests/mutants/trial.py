@@ -1,0 +1,311 @@
+"""One mutant on trial: a tree of its own, the named tests in it, and what their report says.
+
+Owns: what a mutant is, how it is applied, how its tests are run, and the verdict. A mutant is
+killed when each of its tests failed by an assertion of the tests, while it ran. All else is told
+apart and is no kill: a test that passed, one that broke (in its fixtures, by another exception, by
+an assertion inside leaderexec), one that ended with a process of leaderexec that had a defect of
+its own, one that was skipped or not at its end in time; a text that is not found exactly once; a
+mutated module that nobody imported.
+Must not know: which mutants there are.
+Guards against: a test that looks at another leaderexec than the mutated one. The tree comes first
+on the path, before the editable install, and a mutated module must have been compiled in it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tests.mutants import cage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+#: How long the tests of one mutant may take, by the first folder below tests.
+_BOUNDS_S: Final = {"unit": 120.0, "process": 420.0, "kube": 900.0}
+_NOT_COPIED: Final = ("__pycache__", "build", "dist", "*.egg-info", ".*")
+#: Of the environment a test run gets nothing that points to another tree.
+_HIDDEN: Final = ("PYTHON", "PYTEST", "COVERAGE", "HYPOTHESIS", "LEADEREXEC_")
+_KEPT: Final = frozenset({"LEADEREXEC_TEST_CACHE"})
+
+#: How the text of a failure ends: where it was raised, and what.
+_RAISED: Final = re.compile(r"^(\S+):\d+: (\w+)\s*\Z", re.MULTILINE)
+_ASSERTIONS: Final = frozenset({"AssertionError", "Failed"})
+#: What a process says that broke by a defect: such a mutant would prove nothing about a rule.
+_DEFECT: Final = re.compile(
+    rb"internal error.*?(?:Assertion|Attribute|Index|Key|Name|Type|UnboundLocal|Value)Error"
+    rb"|internal error.*?IllegalTransition"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """In this file of leaderexec `old`, which stands there exactly once, becomes `new`."""
+
+    path: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A leaderexec without one line, and the tests that must fail then.
+
+    `rules` are numbers of DESIGN's safety rules, or names of its guarantees; `removes` says in a
+    few words what is gone. More than one edit is needed where two lines do the same.
+    """
+
+    name: str
+    rules: tuple[str, ...]
+    removes: str
+    edits: tuple[Edit, ...]
+    tests: tuple[str, ...]
+
+
+class Verdict(Enum):
+    """What became of a mutant."""
+
+    KILLED = "killed"
+    SURVIVED = "survived"
+    ERRORED = "errored"
+    TIMED_OUT = "timed out"
+    SKIPPED = "skipped"
+    NOT_APPLIED = "does not apply"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A verdict, why if it is no kill, how long it took, and what pytest printed."""
+
+    verdict: Verdict
+    why: str = ""
+    took_s: float = 0.0
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """How one test ended: `passed`, `skipped`, `errored`, or `failed` by an assertion of tests."""
+
+    name: str
+    end: str
+    why: str = ""
+
+
+class NotApplied(Exception):
+    """The text of a mutant is not there, or not once."""
+
+
+class Interrupted(Exception):
+    """The runner is ending."""
+
+
+@dataclass
+class Bench:
+    """Where trials take place: a copy of everything, and the runs that are under way."""
+
+    directory: Path
+    source: Path = ROOT
+    _runs: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _closed: bool = False
+    _trials: int = 0
+
+    def __post_init__(self) -> None:
+        # Once, so that all trials judge the same tree, whatever is edited meanwhile.
+        self.pristine = self.directory / "pristine"
+        copy(self.source, self.pristine)
+
+    def try_mutant(self, mutant: Mutant) -> Result:
+        """Apply a mutant to a tree of its own, run its tests there, and judge."""
+
+        def prepare(tree: Path) -> None:
+            for edit in mutant.edits:
+                apply(edit, tree)
+
+        def judged(tree: Path, code: int, cases: Sequence[Case]) -> Result:
+            result = judge(code, cases, len(mutant.tests))
+            if result.verdict is not Verdict.KILLED:
+                return result
+            for edit in mutant.edits:
+                if not was_imported(tree, edit.path):
+                    return Result(Verdict.ERRORED, f"nobody imported {edit.path}")
+            for log in tree.parent.glob("t/**/*.log"):
+                if found := _DEFECT.search(log.read_bytes()):
+                    return Result(Verdict.ERRORED, found[0].decode(errors="replace"))
+            return result
+
+        return self._trial(mutant.tests, bound_s(mutant.tests), prepare, judged)
+
+    def try_control(self, tests: Sequence[str]) -> Result:
+        """Run tests on what is not mutated: KILLED never, SURVIVED if all of them pass."""
+
+        def judged(_: Path, code: int, cases: Sequence[Case]) -> Result:
+            result = judge(code, cases, len(tests))
+            if result.verdict is Verdict.KILLED or any(case.end == "failed" for case in cases):
+                failed = [case.name for case in cases if case.end == "failed"]
+                return Result(Verdict.ERRORED, f"failed without a mutant: {', '.join(failed)}")
+            return result
+
+        bound = max(600.0, bound_s(tests)) + 30 * len(tests)
+        return self._trial(tests, bound, lambda _: None, judged)
+
+    def close(self) -> None:
+        """End all runs, and let no other begin."""
+        with self._lock:
+            self._closed = True
+            for run in self._runs:
+                if run.stdin is not None:
+                    run.stdin.close()
+
+    def _trial(
+        self,
+        tests: Sequence[str],
+        bound: float,
+        prepare: Callable[[Path], None],
+        judged: Callable[[Path, int, Sequence[Case]], Result],
+    ) -> Result:
+        started_s = time.monotonic()
+        with self._lock:
+            self._trials += 1
+            place = self.directory / str(self._trials)  # short: messages cut long paths
+        tree, report, output = place / "tree", place / "report.xml", place / "output"
+        copy(self.pristine, tree)
+        try:
+            prepare(tree)
+            code = self._run(place, tests, bound)
+            result = judged(tree, code, read_report(report))
+            printed = output.read_text(errors="replace")
+        except NotApplied as error:
+            return Result(Verdict.NOT_APPLIED, str(error))
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+        return Result(result.verdict, result.why, time.monotonic() - started_s, printed)
+
+    def _run(self, place: Path, tests: Sequence[str], bound: float) -> int:
+        command = [
+            sys.executable, "-m", "pytest", *tests, "-q", "-p", "no:cacheprovider",
+            f"--junit-xml={place / 'report.xml'}", f"--basetemp={place / 't'}",
+            "--override-ini=junit_logging=no",
+        ]  # fmt: skip
+        with (place / "output").open("wb") as output, self._lock:
+            if self._closed:
+                raise Interrupted
+            run = subprocess.Popen(
+                [sys.executable, "-m", cage.__name__, str(bound), str(place / "tree"), *command],
+                cwd=ROOT,
+                env=environment(place / "tree"),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            self._runs.add(run)
+        try:
+            code = run.wait()
+        finally:
+            with self._lock:
+                self._runs.discard(run)
+                if run.stdin is not None:
+                    run.stdin.close()
+        if self._closed:
+            raise Interrupted
+        return code
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a tree without what was compiled in it: that would name files of the other."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_NOT_COPIED), symlinks=True)
+
+
+def apply(edit: Edit, tree: Path) -> None:
+    """Make an edit; raise NotApplied unless its old text stands there exactly once."""
+    path = tree / "leaderexec" / edit.path
+    text = path.read_text() if path.exists() else ""
+    path.write_text(replaced(edit, text))
+
+
+def replaced(edit: Edit, text: str) -> str:
+    """Return `text` with the edit made; raise NotApplied as above."""
+    times = text.count(edit.old)
+    if times != 1:
+        raise NotApplied(f"the text stands {times} times in leaderexec/{edit.path}")
+    return text.replace(edit.old, edit.new)
+
+
+def environment(tree: Path) -> dict[str, str]:
+    """Return the environment of a test run in which `leaderexec` and `tests` are those of `tree`.
+
+    The cage gets it too and imports what lies in its own directory, which comes first.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT or not name.startswith(_HIDDEN)
+    }
+    return {**kept, "PYTHONPATH": str(tree)}
+
+
+def was_imported(tree: Path, path: str) -> bool:
+    """Whether Python has compiled this module of `leaderexec` where it lies in `tree`."""
+    source = tree / "leaderexec" / path
+    return any(source.parent.glob(f"__pycache__/{source.stem}.*.pyc"))
+
+
+def bound_s(tests: Iterable[str]) -> float:
+    """Return how long these tests may take in all."""
+    return max(_BOUNDS_S.get(test.split("/")[1], 120.0) for test in tests)
+
+
+def read_report(path: Path) -> list[Case]:
+    """Read how each test in a JUnit report ended; nothing if there is none."""
+    try:
+        suites = ET.parse(path).getroot()
+    except (OSError, ET.ParseError):
+        return []
+    return [_case(case) for case in suites.iter("testcase")]
+
+
+def _case(case: ET.Element) -> Case:
+    name = case.get("name", "")
+    if (error := case.find("error")) is not None:  # outside of the call
+        return Case(name, "errored", error.get("message", ""))
+    if (skip := case.find("skipped")) is not None:
+        return Case(name, "skipped", skip.get("message", ""))
+    if (failure := case.find("failure")) is None:
+        return Case(name, "passed")
+    where = _RAISED.search(failure.text or "")
+    if where and where[1].startswith("tests/") and where[2] in _ASSERTIONS:
+        return Case(name, "failed")
+    raised = f"{where[2]} in {where[1]}" if where else failure.get("message", "")
+    return Case(name, "errored", f"not an assertion of the tests: {raised}")
+
+
+def judge(code: int, cases: Sequence[Case], named: int) -> Result:
+    """Return what pytest's exit code and report mean for a mutant with so many named tests."""
+    if code == cage.TIMED_OUT:
+        return Result(Verdict.TIMED_OUT, "not at its end in time")
+    if code not in {0, 1} or len(cases) < named:
+        return Result(Verdict.ERRORED, f"pytest ended with {code} and {len(cases)} tests")
+    for end, verdict in (
+        ("errored", Verdict.ERRORED),
+        ("skipped", Verdict.SKIPPED),
+        ("passed", Verdict.SURVIVED),
+    ):
+        for case in cases:
+            if case.end == end:
+                why = f"{case.name}: {case.why.splitlines()[0]}" if case.why else case.name
+                return Result(verdict, why)
+    return Result(Verdict.KILLED)

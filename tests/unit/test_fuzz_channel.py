@@ -1,0 +1,438 @@
+"""Garbage from our own processes: the guardian survives it, and no tree gets more time by it.
+
+Owns ten thousand conversations of a real guardian, which forks nobody and lives on a clock of the
+test's, with an elector and a keeper that have lost their minds: packets that are no messages, or
+nearly, or true messages with any values, each with a descriptor or without. What a grant is, is
+decided here by other code than the guardian's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from leaderexec import channel as wire
+from leaderexec import guardian as guardian_module
+from leaderexec import linux, log, tenure
+from leaderexec.channel import Channel, ChannelClosed
+from leaderexec.guardian import Guardian, Orders
+from leaderexec.model import SECOND_NS, Timing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+START_NS: Final = 1_000 * SECOND_NS
+TIMING: Final = Timing(5, 2 * SECOND_NS, SECOND_NS)
+ORDERS: Final = Orders(
+    path="/bin/true",
+    argv=("true",),
+    environ={},
+    election="x",
+    identity="me",
+    timing=TIMING,
+    stop_signal=signal.SIGTERM,
+    stop_timeout_ns=20 * SECOND_NS,
+    on_loss=tenure.OnLoss.STANDBY,
+    campaign_timeout_ns=None,
+    signal_group=False,
+)
+WITH_TREE: Final = {tenure.State.RUNNING, tenure.State.STOPPING, tenure.State.KILLING}
+
+# --- what is sent ---
+
+_TIMES: Final = st.sampled_from(
+    [START_NS + quarters * SECOND_NS // 4 for quarters in range(-8, 40)]
+)
+_HUGE: Final = (2**31, 2**32, 2**63 - 1, 2**63, 2**64, 10**30, 10**400)
+_NUMBERS: Final = st.one_of(
+    st.sampled_from([*range(-1, 9), 127, 137, 256, 0x137F, 0xFFFF, *_HUGE, *(-n for n in _HUGE)]),
+    _TIMES,
+)
+_TEXTS: Final = st.sampled_from(["", "u", "me", "child", "ö\n\0", "\ud800", "x" * 9000])
+_ANY: Final[st.SearchStrategy[Any]] = st.sampled_from(
+    [None, True, False, 1.0, float("nan"), [], {}, [[1]], 0, START_NS, 10**30, "", "me"]
+)
+_NAMES: Final = st.sampled_from(sorted(wire._FIELDS))
+_ONE_IN_FIVE: Final = st.sampled_from([False, False, False, False, True])
+_BY_HINT: Final[dict[Any, st.SearchStrategy[Any]]] = {
+    int: _NUMBERS,
+    int | None: _NUMBERS | st.none(),
+    str: _TEXTS,
+    bool: st.booleans(),
+}
+
+
+_PLACES: Final = st.integers(0, 250)
+_BYTES: Final = st.sampled_from([b"", b",", b"1", b"]", b'"', b"\0", b"\xff", b"9999999999"])
+_GONE: Final = st.integers(0, 3)
+
+
+@st.composite
+def _messages(draw: st.DrawFn) -> bytes:
+    """Draw what is a message by its name, more or less."""
+    name = draw(_NAMES)
+    values = [draw(_BY_HINT[hint]) for _, hint in wire._FIELDS[name]]
+    if draw(_ONE_IN_FIVE):
+        values.append(draw(_ANY))
+        del values[draw(_PLACES) % len(values)]
+    return json.dumps([name, *values]).encode()
+
+
+#: Grants as an elector would send them, to this guardian or to another.
+_GRANTS: Final = st.sampled_from(
+    [
+        wire.encode(
+            wire.GrantSent(generation, token, "u", "me", None, 0, at_ns, at_ns + s * SECOND_NS)
+        )
+        for generation, token, at_ns, s in product(
+            (1, 1, 1, 0, 2),
+            (7, 7, 7, 8),
+            range(START_NS - 2 * SECOND_NS, START_NS + 10 * SECOND_NS, SECOND_NS // 4),
+            (5, 5, 5, 5, 1, 8, -3, 0, 60),
+        )
+    ]
+)
+
+
+_GRANTS_OR_MESSAGES: Final = _GRANTS | _messages()
+
+
+@st.composite
+def _damaged(draw: st.DrawFn) -> bytes:
+    """Draw a message with some bytes of it gone, changed or more."""
+    data = draw(_GRANTS_OR_MESSAGES)
+    at = draw(_PLACES) % len(data)
+    return data[:at] + draw(_BYTES) + data[at + draw(_GONE) :]
+
+
+_PACKETS: Final = st.one_of(
+    _GRANTS,
+    _GRANTS,
+    _messages(),
+    _messages(),
+    _damaged(),
+    st.binary(max_size=8),
+    st.sampled_from([b"", b"[" * 9000, b'["Beat",1]' + b" " * 20_000, b"1" * 9000]),
+)
+
+
+@dataclass(frozen=True)
+class Packet:
+    """What one of the two sends, with or without a descriptor."""
+
+    by: str
+    data: bytes
+    with_fd: bool
+
+
+_TURNS: Final = st.lists(
+    st.one_of(
+        st.lists(
+            st.builds(
+                Packet,
+                st.sampled_from(["elector", "elector", "keeper"]),
+                _PACKETS,
+                st.sampled_from([False, False, True]),
+            ),
+            min_size=1,
+            max_size=3,
+        ),
+        st.integers(1, 12).map(lambda quarters: quarters * SECOND_NS // 4),
+        st.just("the tree ends"),
+    ),
+    max_size=6,
+)
+
+
+# --- who hears it ---
+
+
+class Clock:
+    """The boot time that a test says it is."""
+
+    now_ns = START_NS
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+class Deaf(Guardian):
+    """A guardian that hears and decides, and forks, kills and tells nobody."""
+
+    def __init__(self, log_: log.Log) -> None:
+        super().__init__(ORDERS, lambda _: None, log_)
+        self.effects: list[tenure.Effect] = []
+        self._sockets: list[socket.socket] = []
+        self.peers = {name: self._peer() for name in ("elector", "keeper")}
+        self._elector = self.peers["elector"][0]
+        self._step(tenure.Woke())
+
+    @property
+    def deadline_ns(self) -> int | None:
+        """When the present tree is killed, None without one."""
+        return self._tenure.kill_at_ns if self._tenure.state in WITH_TREE else None
+
+    @property
+    def held(self) -> tuple[int, int | None]:
+        """The generation and the token of the present leadership."""
+        grant = self._tenure.grant
+        return self._tenure.generation, None if grant is None else grant.token
+
+    def turn(self) -> list[tenure.Effect]:
+        """Do what a turn of the loop does with what has arrived; return what was decided."""
+        self.effects = []
+        if self._elector:
+            self._listen(self._elector)
+        if self._keeper:
+            self._listen(self._keeper)
+        self._step(tenure.Woke())
+        self._timer.set(self._wake_at_ns())
+        return self.effects
+
+    def close(self) -> None:
+        self._drop_child()
+        for peer, theirs in self.peers.values():
+            peer.close()
+            theirs.close()
+        self._signals.close()
+        self._timer.close()
+        os.close(self._pidfd)
+
+    def _peer(self) -> tuple[guardian_module._Peer, socket.socket]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setblocking(False)
+        return guardian_module._Peer(os.getpid(), Channel(ours)), theirs
+
+    def _carry_out(self, effect: tenure.Effect) -> None:
+        self.effects.append(effect)
+        match effect:
+            case tenure.StartTree():
+                self._keeper = self.peers["keeper"][0]
+            case tenure.Note() | tenure.End():
+                super()._carry_out(effect)
+            case _:
+                pass
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Let the guardian read this clock, and leave this process's signals and name alone."""
+    clock = Clock()
+    monkeypatch.setattr(linux, "boottime_ns", clock)
+    for name in ("be_prompt", "become_subreaper", "name_process"):
+        monkeypatch.setattr(linux, name, lambda *_: None)
+    monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: set())
+    return clock
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[log.Log]:
+    """The log as it is, on a descriptor that takes everything."""
+    fd = os.open("/dev/null", os.O_WRONLY)
+    sink = log.Sink(fd)
+    monkeypatch.setattr(log, "Sink", lambda: sink)
+    monkeypatch.setattr(log, "_SINKS", [])
+    yield log.configure(level="debug", form="json", environ={}, role="guardian")
+    os.close(fd)
+
+
+def open_fds() -> int:
+    """Return how many descriptors this process has."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def send(sock: socket.socket, packet: Packet) -> None:
+    """Send a packet as it is."""
+    socket.send_fds(sock, [packet.data], [0] if packet.with_fd else [], socket.MSG_NOSIGNAL)
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A grant as it stands in a packet: whose, and until when a tree may live under it."""
+
+    generation: int
+    token: int
+    kill_at_ns: int
+
+
+def extension(data: bytes) -> Extension | None:
+    """Read a packet as a grant, by the letter; None for everything else."""
+    try:
+        items = json.loads(data[:16384])
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(items, list) or len(items) != 9 or items[0] != "GrantSent":
+        return None
+    numbers = [items[at] for at in (1, 2, 6, 7, 8)]
+    texts = [items[3], items[4]]
+    if not all(type(n) is int for n in numbers) or not all(type(t) is str for t in texts):
+        return None
+    if items[5] is not None and type(items[5]) is not int:
+        return None
+    return Extension(items[1], items[2], items[8] - TIMING.margin_ns)
+
+
+@dataclass
+class Judge:
+    """Compares what a guardian has before and after each turn."""
+
+    guardian: Deaf
+    seen: Counter[str]
+    #: All that were sent: what follows an empty packet, which looks like the end, is heard later.
+    sent: list[Extension] = field(default_factory=list)
+
+    def turn(self, packets: list[Packet]) -> None:
+        """Let the packets be heard; assert that no tree was given time by anything but a grant."""
+        guardian = self.guardian
+        before_ns, (generation, token) = guardian.deadline_ns, guardian.held
+        had_child = guardian._child is not None
+        fds = open_fds()
+        for packet in packets:
+            send(guardian.peers[packet.by][1], packet)
+        effects = guardian.turn()
+        assert open_fds() - fds == (guardian._child is not None) - had_child, "descriptors leaked"
+        self.sent += filter(None, (extension(packet.data) for packet in packets))
+        grants = [grant for grant in self.sent if grant.generation == generation]
+        after_ns, (generation_after, token_after) = guardian.deadline_ns, guardian.held
+        started = [effect for effect in effects if isinstance(effect, tenure.StartTree)]
+        told_ns = [
+            effect.kill_at_ns for effect in effects if isinstance(effect, tenure.SetDeadline)
+        ]
+        assert generation_after == generation
+        if started:
+            (start,) = started
+            assert before_ns is None, "a second tree"
+            token, before_ns = token_after, start.kill_at_ns
+            assert any(g.token == token and start.kill_at_ns <= g.kill_at_ns for g in grants)
+            assert start.stop_at_ns > linux.boottime_ns()
+            self.seen["started"] += 1
+        if before_ns is None:
+            assert after_ns is None, "a tree without a start"
+            assert not told_ns
+            return
+        latest_ns = max([before_ns, *(g.kill_at_ns for g in grants if g.token == token)])
+        assert all(kill_at_ns <= latest_ns for kill_at_ns in told_ns)
+        if after_ns is None:
+            return
+        assert token_after == token
+        assert after_ns <= latest_ns
+        self.seen["extended" if after_ns > before_ns else "kept"] += 1
+
+
+def _grant(*, token: int = 7, renewed_s: int = 0) -> bytes:
+    at_ns = START_NS + renewed_s * SECOND_NS
+    return wire.encode(wire.GrantSent(1, token, "u", "me", None, 0, at_ns, at_ns + 5 * SECOND_NS))
+
+
+def _by_elector(*packets: bytes, with_fd: bool = False) -> list[Packet]:
+    return [Packet("elector", data, with_fd) for data in packets]
+
+
+def _by_keeper(*packets: bytes) -> list[Packet]:
+    return [Packet("keeper", data, with_fd=False) for data in packets]
+
+
+@settings(
+    max_examples=10_000,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(turns=_TURNS, leads=st.booleans())
+@example(turns=[_by_elector(b"", with_fd=True)], leads=True)
+@example(turns=[_by_elector(wire.encode(wire.Beat(1)), with_fd=True)], leads=True)
+@example(turns=[_by_keeper(wire.encode(wire.ChildStarted(10**30)))], leads=True)
+@example(turns=[_by_keeper(wire.encode(wire.ChildNotStarted(10**30)))], leads=True)
+@example(turns=[_by_keeper(wire.encode(wire.ChildStatus(10**30)))], leads=True)
+@example(turns=[_by_keeper(wire.encode(wire.ChildStatus(0x137F)))], leads=True)
+@example(
+    turns=[
+        _by_elector(wire.encode(wire.GrantSent(1, 7, "u", "me", None, 0, START_NS, 10**400))),
+        10 * SECOND_NS,
+    ],
+    leads=True,
+)
+def _converse(
+    clock: Clock,
+    nowhere: log.Log,
+    seen: Counter[str],
+    turns: list[Any],
+    leads: bool,
+) -> None:
+    clock.now_ns = START_NS
+    guardian = Deaf(nowhere)
+    judge = Judge(guardian, seen)
+    try:
+        if leads:
+            judge.turn(_by_elector(_grant()))
+            assert guardian.deadline_ns == START_NS + 5 * SECOND_NS - TIMING.margin_ns
+        for turn in turns:
+            if guardian._exit_code is not None:
+                break
+            if isinstance(turn, int):
+                clock.now_ns += turn
+                judge.turn([])
+            elif isinstance(turn, str):
+                guardian._tree_ended()
+                seen["ended"] += 1
+            else:
+                judge.turn(turn)
+    finally:
+        guardian.close()
+
+
+def test_no_garbage_gives_a_tree_more_time(clock: Clock, nowhere: log.Log) -> None:
+    """Whatever elector and keeper send, the guardian survives and keeps to its grants.
+
+    A tree starts, and its kill deadline moves later, by a grant of the present elector alone, for
+    a running tree one of its own leadership; and no descriptor that came along stays open.
+    """
+    seen: Counter[str] = Counter()
+    _converse(clock, nowhere, seen)
+    for what in ("started", "extended", "kept", "ended"):
+        assert seen[what] > 500, f"hardly anything {what}: {seen}"
+
+
+@settings(max_examples=10_000, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(_PACKETS, st.booleans()), max_size=6), st.booleans())
+@example([(b"", True)], False)
+def test_every_descriptor_is_handed_on_or_closed(
+    packets: list[tuple[bytes, bool]], hangs_up: bool
+) -> None:
+    """A channel returns messages or its end, whatever comes, and no descriptor goes astray."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel = Channel(theirs)
+    try:
+        fds = open_fds()
+        for data, with_fd in packets:
+            send(ours, Packet("elector", data, with_fd))
+        if hangs_up:
+            ours.shutdown(socket.SHUT_WR)
+        handed_on: list[int] = []
+        ended = False
+        for _ in range(len(packets) + 2):
+            try:
+                received = channel.receive()
+            except ChannelClosed:
+                ended = True  # or an empty packet, which looks like it
+                continue
+            handed_on += [fd for _, fd in received if fd is not None]
+            assert all(wire.decode(wire.encode(message)) == message for message, _ in received)
+        assert ended or not hangs_up
+        assert open_fds() == fds + len(handed_on), "descriptors leaked"
+        for fd in handed_on:
+            assert not os.get_inheritable(fd)
+            os.close(fd)
+    finally:
+        ours.close()
+        channel.close()
