@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.controlplane import ControlPlane, Unavailable, ensure_binaries
 from tests.support.kube_rally import KubeRally
+from tests.support.required import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,10 +26,7 @@ def control_plane() -> Iterator[ControlPlane]:
     try:
         binaries = ensure_binaries()
     except Unavailable as reason:
-        message = f"no control plane: {reason}"
-        if os.environ.get("LEADEREXEC_REQUIRE_KUBE") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
+        missing("control plane", reason)
     with ControlPlane(binaries) as plane:
         yield plane
 

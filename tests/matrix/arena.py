@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from tests.matrix.contestants import MAKES
 from tests.matrix.model import OURS, After, Cell, Kind
@@ -64,6 +64,20 @@ def _is_pending(pid: int, signum: int) -> bool:
 
 class Invalid(Exception):
     """The cell proves nothing: the fault, or what must be there before it, was not to be had."""
+
+
+class How(TypedDict, total=False):
+    """How a candidate is started: what is not given is as for every other of the contestant.
+
+    `child` are flags of its puppet, `command` is what it runs instead of a puppet, `make` another
+    contestant that it is of.
+    """
+
+    child: Sequence[str]
+    command: Sequence[str]
+    wrapper: Sequence[str]
+    env: Mapping[str, str]
+    make: str
 
 
 class Arena:
@@ -136,31 +150,18 @@ class Arena:
 
     # --- candidates
 
-    def start(
-        self,
-        name: str,
-        *options: str,
-        child: Sequence[str] = (),
-        command: Sequence[str] = (),
-        wrapper: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-        make: str | None = None,
-    ) -> Candidate:
-        """Start a candidate, of the contestant's make unless another is named.
-
-        It stands behind a proxy of its own; `child` are flags of its puppet, `command` is what it
-        runs instead of a plain puppet.
-        """
-        contestant = self._contestant(make or self.make)
+    def start(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
+        """Start a candidate behind a proxy of its own."""
+        contestant = self._contestant(how.get("make", self.make))
         self._made_by[name] = contestant
         if contestant.proxied:
             self.rally.proxied(name)
         return contestant.start(
             name,
             options=options,
-            child=command or puppet_command(*child),
-            wrapper=wrapper,
-            env=env,
+            child=how.get("command") or puppet_command(*how.get("child", ())),
+            wrapper=how.get("wrapper", ()),
+            env=how.get("env"),
         )
 
     def _contestant(self, make: str) -> Contestant:
@@ -168,20 +169,9 @@ class Arena:
             self._contestants[make] = MAKES[make](self.rally)
         return self._contestants[make]
 
-    def leader(
-        self,
-        *options: str,
-        name: str = "a",
-        child: Sequence[str] = (),
-        command: Sequence[str] = (),
-        wrapper: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-        make: str | None = None,
-    ) -> Candidate:
+    def leader(self, *options: str, name: str = "a", **how: Unpack[How]) -> Candidate:
         """Start a candidate and wait until its tree, which becomes `first`, is ready."""
-        candidate = self.start(
-            name, *options, child=child, command=command, wrapper=wrapper, env=env, make=make
-        )
+        candidate = self.start(name, *options, **how)
         try:
             (self.first,) = self.witness.wait_running(1, name, timeout_s=_START_S)
             self.witness.wait_note("ready", name, timeout_s=_START_S)
@@ -189,20 +179,9 @@ class Arena:
             raise Invalid(f"{name} does not lead: {error}; log: {candidate.log[-1500:]}") from None
         return candidate
 
-    def standby(
-        self,
-        name: str = "b",
-        *options: str,
-        child: Sequence[str] = (),
-        command: Sequence[str] = (),
-        wrapper: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-        make: str | None = None,
-    ) -> Candidate:
+    def standby(self, name: str = "b", *options: str, **how: Unpack[How]) -> Candidate:
         """Start a candidate and wait until it has seen the lock and waits for it."""
-        candidate = self.start(
-            name, *options, child=child, command=command, wrapper=wrapper, env=env, make=make
-        )
+        candidate = self.start(name, *options, **how)
         try:
             self._made_by[name].wait_standing(candidate)
         except AssertionError as error:

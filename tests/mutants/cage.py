@@ -53,6 +53,9 @@ def run(bound_s: float, directory: str, command: Sequence[str]) -> int:
 def _become(directory: str, command: Sequence[str]) -> NoReturn:
     try:
         os.chdir(directory)
+        # Whoever runs in the background ignores some; children of candidates would inherit it.
+        for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(signum, signal.SIG_DFL)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.execv(command[0], tuple(command))

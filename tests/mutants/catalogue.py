@@ -380,7 +380,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             "            if not self._reap():\n                return\n            if targets <=",
             "            self._reap()\n            return\n            if targets <=",
         ),
-        f"{_FAULTS}test_fork_chains_die_though_their_guardian_lives_on",
+        f"{_FAULTS}test_the_depth_of_a_tree_dies_though_its_guardian_lives_on",
     ),
     _mutant(
         "keeper-searches-first",

@@ -60,12 +60,15 @@ def test_the_childs_standard_error_stays_blocking(rally: Rally) -> None:
     os.close(write_fd)
 
 
-def test_fork_chains_die_though_their_guardian_lives_on(rally: Rally) -> None:
+def test_the_depth_of_a_tree_dies_though_its_guardian_lives_on(rally: Rally) -> None:
     """A lock taken over by hand kills at once, and the guardian does not end, which would kill too.
 
-    What a keeper left would be nobody's tree then, and run on beside the next leader.
+    Each level falls to the keeper only with the death of the one above it; what it left would be
+    nobody's tree, and run on beside the next leader.
     """
-    child = puppet_command("--chains", "20", "--chain-every", "50", "--ignore", "ALL")
+    child = puppet_command("--ignore", "ALL")
+    for _ in range(4):
+        child = ["/bin/sh", "-c", 'setsid "$@"; exit $?', "sh", *child]
     leader, tree = rally.start_leader("a", child=child)
     lock = FileLock(str(rally.directory / "lock"), "x")
 

@@ -29,14 +29,11 @@ for what a container does.
 from __future__ import annotations
 
 import functools
-import os
 import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-
-import pytest
 
 from tests.support.candidates import (
     Candidate,
@@ -47,6 +44,7 @@ from tests.support.candidates import (
     puppet_command,
 )
 from tests.support.controlplane import GoProgram, Unavailable
+from tests.support.required import missing
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -76,12 +74,7 @@ def program(make: str) -> Path:
     `LEADEREXEC_REQUIRE_KUBE=1`.
     """
     built = _built(make)
-    if isinstance(built, Path):
-        return built
-    message = f"no {make}: {built}"
-    if os.environ.get("LEADEREXEC_REQUIRE_KUBE") == "1":
-        pytest.fail(message)
-    pytest.skip(message)
+    return built if isinstance(built, Path) else missing(make, built)
 
 
 @functools.cache

@@ -25,16 +25,14 @@ themselves, their child lives on.
 from __future__ import annotations
 
 import functools
-import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import pytest
-
 from tests.support.candidates import Candidate, puppet_command
 from tests.support.controlplane import GoProgram, Unavailable
+from tests.support.required import missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,12 +62,7 @@ def program() -> Path:
     `LEADEREXEC_REQUIRE_KUBE=1`.
     """
     built = _built()
-    if isinstance(built, Path):
-        return built
-    message = f"no rivals: {built}"
-    if os.environ.get("LEADEREXEC_REQUIRE_KUBE") == "1":
-        pytest.fail(message)
-    pytest.skip(message)
+    return built if isinstance(built, Path) else missing("rivals", built)
 
 
 @functools.cache
