@@ -768,6 +768,10 @@ class Election:
             self._poll_at_ns = self._retry_ns()
             return
         self._observe(snapshot, call.sent_ns)
+        if not _kept(record, snapshot.record):
+            self._rewritten()
+            self._poll_at_ns = self._retry_ns()
+            return
         if self.state is not State.STANDBY:
             return  # told to give back while the write was in flight: _act releases it
         token = Token(int(snapshot.version))
@@ -776,6 +780,13 @@ class Election:
         self._note("info", "became leader", token=token, transitions=record.transitions)
         self._announced = self.identity
         self._count(call, record)
+
+    def _rewritten(self) -> None:
+        """Take a write for void that something else has changed: nobody goes by what we wrote."""
+        self._note(
+            "warning", "what we wrote into the lock was changed on its way: it does not count"
+        )
+        self._must_read = True
 
     def _wrote_renewal(self, call: _Call, snapshot: Snapshot | None) -> None:
         if snapshot is None or call.record is None or call.seen is None:
@@ -790,6 +801,10 @@ class Election:
             self._renew_at_ns = self._now.boot_ns + self._timing.retry_period_ns // 4
             return
         self._observe(snapshot, call.sent_ns)
+        if not _kept(call.record, snapshot.record):
+            self._rewritten()
+            self._renew_at_ns = self._now.boot_ns + self._timing.retry_period_ns // 4
+            return
         if self.state is State.RESUMING:
             self._move(Cause.RENEWED)
             self._note("info", "resumed leadership", token=self._token())
@@ -1163,6 +1178,12 @@ class Election:
 def _line(snapshot: Snapshot) -> tuple[str, str | None]:
     """Return who holds the lock and who is next."""
     return snapshot.record.holder, snapshot.successor
+
+
+def _kept(written: Record, found: Record) -> bool:
+    """Whether the lock keeps what was written, as far as others judge by it."""
+    claim = Claim(written.holder, written.acquire_time_us, written.transitions)
+    return claim.made(found) and written.lease_duration_s == found.lease_duration_s
 
 
 def _older(snapshot: Snapshot, than: Snapshot) -> bool:

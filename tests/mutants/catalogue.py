@@ -850,6 +850,28 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         f"{_ELECTION}test_twins_of_one_second_that_are_both_told_to_leave_do_not_release_each_other",
     ),
     _mutant(
+        "counts-an-acquisition-that-was-changed",
+        "1",
+        "that a 200 may stand for another record",
+        Edit(
+            "election.py",
+            "        if not _kept(record, snapshot.record):\n",
+            "        if False:\n",
+        ),
+        f"{_ELECTION}test_a_write_that_was_changed_on_its_way_counts_for_nothing",
+    ),
+    _mutant(
+        "counts-a-renewal-that-was-changed",
+        "1",
+        "that a 200 may stand for another record",
+        Edit(
+            "election.py",
+            "        if not _kept(call.record, snapshot.record):\n",
+            "        if False:\n",
+        ),
+        f"{_ELECTION}test_a_write_that_was_changed_on_its_way_counts_for_nothing",
+    ),
+    _mutant(
         "given-name-counts-as-unique",
         "12",
         "that --id may be used twice",

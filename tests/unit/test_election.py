@@ -576,6 +576,25 @@ def test_after_a_deletion_our_own_record_is_no_reason_to_wait() -> None:
     assert Create in kinds(drive.step(TreeGone(only(effects, SendLost).token, retire=False)))
 
 
+@pytest.mark.parametrize("change", [{"holder": "b"}, {"lease_duration_s": 3}, {"transitions": 9}])
+def test_a_write_that_was_changed_on_its_way_counts_for_nothing(change: dict[str, Any]) -> None:
+    """Others go by what the lock says, and not by what we sent to it: there is no grant for it."""
+    drive = Drive()
+    drive.step()
+    drive.answer(FREE)
+    landed = drive.lands(10)
+    effects = drive.answer(replace(landed, record=replace(landed.record, **change)))
+    assert SendGrant not in kinds(effects)
+    assert drive.core.state is State.STANDBY
+    drive = Drive()
+    drive.lead()
+    drive.wait(2 * SECOND_NS)
+    landed = drive.lands(11)
+    effects = drive.answer(replace(landed, record=replace(landed.record, **change)))
+    assert SendGrant not in kinds(effects)
+    assert Read in kinds(drive.wait(SECOND_NS)), "a quorum read tells whose it is"
+
+
 def test_a_leader_whose_name_another_writes_has_lost() -> None:
     """Rule 12: for a leader not even a unique name is enough, its claim must be unchanged."""
     drive = Drive()

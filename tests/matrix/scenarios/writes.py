@@ -43,6 +43,8 @@ _FOR_GOOD_S: Final = 3600
 #: How often an elector is killed until its successor was quick enough.
 _TRIES: Final = 8
 _STUBBORN: Final = ("--ignore", "TERM")
+#: Where nobody stands by any more: the time until a candidate that is started only then leads.
+_WITH_A_START: Final = 8.0
 
 
 def _hold_one(arena: Arena) -> None:
@@ -566,28 +568,28 @@ SCENARIOS: Final = (
     ),
     Scenario(
         "SIGTERM while acquiring", GROUP, "a standby is asked to stop, its acquisition in flight",
-        _asked_while_acquiring, makes=(OURS,),
+        _asked_while_acquiring, makes=(OURS,), gap_leases=_WITH_A_START,
     ),
     Scenario(
         "SIGTERM while creating", GROUP,
         "a candidate is asked to stop with the creation of the Lease in flight",
-        _asked_while_creating, makes=(OURS,),
+        _asked_while_creating, makes=(OURS,), gap_leases=_WITH_A_START,
     ),
     Scenario(
         "SIGTERM when granted", GROUP, "SIGTERM comes with the grant",
-        _asked_when_granted, makes=(OURS,), quick=True,
+        _asked_when_granted, makes=(OURS,), gap_leases=_WITH_A_START, quick=True,
     ),
     Scenario(
         "SIGTERM before the fork", GROUP, "SIGTERM comes when the keeper has its order to start",
-        _asked_when_told_to_go, makes=(OURS,),
+        _asked_when_told_to_go, makes=(OURS,), gap_leases=_WITH_A_START,
     ),
     Scenario(
         "SIGTERM in execve", GROUP, "SIGTERM comes while the executable's filesystem hangs",
-        _asked_while_executing(killable=True), makes=(OURS,),
+        _asked_while_executing(killable=True), makes=(OURS,), gap_leases=_WITH_A_START,
     ),
     Scenario(
         "SIGTERM in execve, state D", GROUP,
         "the same, and for a lease not even SIGKILL ends what hangs",
-        _asked_while_executing(killable=False), makes=(OURS,),
+        _asked_while_executing(killable=False), makes=(OURS,), gap_leases=_WITH_A_START,
     ),
 )  # fmt: skip
