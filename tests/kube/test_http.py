@@ -316,7 +316,8 @@ def test_hostile_clients_disturb_nobody(rally: KubeRally) -> None:
         successor = rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
         last = (successor.candidate, successor.candidate == "a")
         for reader in readers:
-            assert reader.who() == ("a", False), "first that the child is stopped"
+            # On a busy machine the server hears in one wake-up that the lock is given back too.
+            assert reader.who() in {("a", False), ("", False)}, "first that the child is stopped"
             while reader.who() != last:
                 pass
         assert crowd.counts()["cut_off"] > after["cut_off"], "and they were still at it"
