@@ -31,6 +31,8 @@ from leaderexec.model import SECOND_NS, Timing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 START_NS: Final = 1_000 * SECOND_NS
 TIMING: Final = Timing(5, 2 * SECOND_NS, SECOND_NS)
 ORDERS: Final = Orders(

@@ -33,6 +33,8 @@ from tests.unit.test_config import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 _SPELLINGS: Final = [spelling for option in OPTIONS for spelling in option.spellings]
 #: What is read besides the options' own variables.
 _OTHERS: Final = ("POD_NAMESPACE", "KUBECONFIG", "HOME")

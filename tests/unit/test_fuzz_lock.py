@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
+import pytest
 import urllib3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from leaderexec.locks.kubeobject import KubernetesLock
+
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 OURS: Final = "me"
 TIMING: Final = Timing(5, 2 * SECOND_NS, SECOND_NS)

@@ -49,6 +49,8 @@ from tests.support.simulation import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 _SEED: Final = os.environ.get("LEADEREXEC_SEED")
 _TIMES: Final = int(os.environ.get("LEADEREXEC_SCHEDULES", "1"))
 
