@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+#: What a proxy that is a black hole counts: a request, or the new connection that one needs.
+BLACK_HOLED = ("black_holed", "connections_black_holed")
 #: How long a candidate may take to start and to lead where nobody else does.
 _START_S = 60.0
 #: How long a fault may take to be seen to have taken effect.
@@ -241,13 +243,22 @@ class Arena:
             f"{what} has taken {signal.Signals(signum).name}", lambda: not _is_pending(pid, signum)
         )
 
-    def network(self, name: str, inflict: Callable[[Proxy], object], counter: str) -> None:
-        """Do something to a candidate's network; `counter` of its proxy must count it."""
+    def network(self, name: str, inflict: Callable[[Proxy], object], *counters: str) -> None:
+        """Do something to a candidate's network; one of `counters` of its proxy must count it."""
         proxy = self.proxy(name)
-        before = proxy.counters()[counter]
+
+        def counted() -> int:
+            now = proxy.counters()
+            return sum(now[counter] for counter in counters)
+
+        before = counted()
         self.begin()
         inflict(proxy)
-        self.prove(f"{counter} at the proxy of {name}", lambda: proxy.counters()[counter] > before)
+        self.prove(f"{counters[0]} at the proxy of {name}", lambda: counted() > before)
+
+    def black_hole(self, name: str) -> None:
+        """Cut a candidate off: its next request is lost, or the new connection that it makes."""
+        self.network(name, lambda proxy: proxy.black_hole(), *BLACK_HOLED)
 
     def server(self, order: str) -> int:
         """Have something done to a server of the control plane (see `runner.SERVER_ORDERS`).

@@ -46,7 +46,7 @@ def _leader_steps(offset_s: Callable[[Timing], float]) -> Callable[[Arena], None
             arena.require("it renews with the stepped clock", arena.renewed("a"))
             arena.elapse(_SETTLED_LEASES)
             arena.require("its child is kept", arena.witness.trees() == [arena.tree])
-            arena.network("a", lambda proxy: proxy.black_hole(), "black_holed")
+            arena.black_hole("a")
             arena.ends()
             arena.successor()
             arena.proxy("a").pass_through()
@@ -61,7 +61,7 @@ def _steps_and_is_cut_off(arena: Arena) -> None:
         _step(arena, clock, leader, -arena.timing.retry_s)
         # The next renewal is the one that would look like the last, and renew nothing.
         arena.renewed("a", 1)
-        arena.network("a", lambda proxy: proxy.black_hole(), "black_holed")
+        arena.black_hole("a")
         arena.ends()
         arena.successor()
         arena.proxy("a").pass_through()

@@ -82,7 +82,7 @@ def _deleted(arena: Arena) -> None:
 def _deleted_behind_the_leader(arena: Arena) -> None:
     arena.leader(child=_STUBBORN)
     arena.standby()
-    arena.network("a", lambda proxy: proxy.black_hole(), "black_holed")
+    arena.black_hole("a")
     _delete(arena)
     arena.ends()
     arena.successor()
@@ -96,7 +96,7 @@ def _deleted_before_a_newcomer(arena: Arena) -> None:
     newcomer.hold(_LOOKS)
     arena.start("b")
     arena.prove("a newcomer is about to look", newcomer.held)
-    arena.network("a", lambda proxy: proxy.black_hole(), "black_holed")
+    arena.black_hole("a")
     _delete(arena)
     newcomer.pass_through()
     newcomer.release_held()
@@ -199,7 +199,7 @@ def _relabelled_when_dead(arena: Arena) -> None:
     arena.standby()
     with _Relabelling(arena.rally) as relabelling:
         # Cut off first, so that nothing of it can give the lock back.
-        arena.network("a", lambda proxy: proxy.black_hole(), "black_holed")
+        arena.black_hole("a")
         leader.kill()
         arena.prove("the leader is dead", lambda: not arena.witness.running("a"))
         written = relabelling.count
@@ -238,7 +238,7 @@ def _one_id_for_two(arena: Arena) -> None:
     second = arena.standby("b", "--id=twin")
     if {first.identity, second.identity} != {"twin"}:
         raise Invalid("they do not have one name")
-    arena.network("a", lambda proxy: proxy.black_hole(), "black_holed")
+    arena.black_hole("a")
     arena.ends()
     heir = arena.successor()
     proxy = arena.proxy("a")

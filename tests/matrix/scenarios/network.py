@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tests.matrix.arena import BLACK_HOLED
 from tests.matrix.model import OURS, After, Scenario
 from tests.support.proxy import Match
 
@@ -21,13 +22,13 @@ GROUP: Final = "network"
 _WRITES: Final = Match(method="PUT")
 
 
-def _cut_off(inflict: Callable[[Proxy], object], counter: str) -> Callable[[Arena], None]:
+def _cut_off(inflict: Callable[[Proxy], object], *counters: str) -> Callable[[Arena], None]:
     """Befall the leader's network for good; mend it when somebody else leads."""
 
     def play(arena: Arena) -> None:
         arena.leader(child=("--ignore", "TERM"))
         arena.standby()
-        arena.network("a", inflict, counter)
+        arena.network("a", inflict, *counters)
         arena.ends()
         arena.successor()
         arena.proxy("a").pass_through()
@@ -60,7 +61,7 @@ _ONCE: Final = Match(method="PUT", times=1)
 SCENARIOS: Final = (
     Scenario(
         "black hole", GROUP, "only the leader's network swallows everything",
-        _cut_off(lambda p: p.black_hole(), "black_holed"), quick=True,
+        _cut_off(lambda p: p.black_hole(), *BLACK_HOLED), quick=True,
     ),
     Scenario(
         "connections refused", GROUP, "only the leader's connections are closed and refused",

@@ -129,7 +129,7 @@ def _starved(arena: Arena) -> None:
         group.limit(_PLENTY_PERCENT)
         _take_in(group, leader)  # which takes seconds
         # Before it is starved: then some would make no request in which the fault is seen.
-        arena.network("a", lambda proxy: proxy.black_hole(), "black_holed")
+        arena.black_hole("a")
         before = group.throttled
         group.limit(_STARVED_PERCENT)
         arena.prove("its processor time is used up", lambda: group.throttled > before + 5)

@@ -31,7 +31,7 @@ _CHAIN_EVERY: Final = 50
 
 def _cut_off(arena: Arena) -> None:
     """Let the leader's network swallow everything until somebody else leads."""
-    arena.network("a", lambda proxy: proxy.black_hole(), "black_holed")
+    arena.black_hole("a")
     arena.successor()
     arena.ends(leases=1)
     arena.proxy("a").pass_through()
@@ -144,7 +144,7 @@ def _exec_hangs(*, killable: bool) -> Callable[[Arena], None]:
             holder = standby.identity
             arena.prove("it leads", lambda: arena.rally.spec.get("holderIdentity") == holder)
             arena.standby("c")
-            arena.network("b", lambda proxy: proxy.black_hole(), "black_holed")
+            arena.black_hole("b")
             arena.successor()
             if killable:
                 arena.require("what hangs is dead when another leads", is_gone(child))

@@ -183,7 +183,7 @@ def _two_renewals_in_a_second(arena: Arena) -> None:
             break
         # An elector that has lived for so long is followed without delay when it is killed.
         arena.renewed("a", 1 + arena.timing.renew_s // arena.timing.retry_s)
-    arena.network("a", lambda proxy: proxy.black_hole(), "black_holed")
+    arena.black_hole("a")
     arena.facts["renewals_apart_s"] = apart_ns / 1e9
     arena.prove("two renewals within a second", lambda: apart_ns < _SECOND_NS, timeout_s=0)
     times = _renew_times(arena, version)[-2:]
@@ -352,7 +352,7 @@ def _renewed_after_loss(arena: Arena) -> None:
     # An early stop signal leaves time for a renewal before the kill.
     arena.leader(f"--renew-deadline={0.4 * lease_s:g}s", child=("--drain", str(lease_s)))
     arena.standby()
-    arena.network("a", lambda proxy: proxy.black_hole(), "black_holed")
+    arena.black_hole("a")
     asked = arena.prove("the child is asked to stop", lambda: _asked_ns(arena, "a"))
     arena.proxy("a").pass_through()
     arena.prove(
