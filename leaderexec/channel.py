@@ -237,6 +237,14 @@ class ChildNotStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class ChildStopped:
+    """The child was stopped by this signal, in the terminal that we share."""
+
+    pid: int
+    signum: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChildStatus:
     """The child has been reaped with this wait status."""
 
@@ -266,6 +274,7 @@ Message = (
     | Pong
     | ChildStarted
     | ChildNotStarted
+    | ChildStopped
     | ChildStatus
 )
 

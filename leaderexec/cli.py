@@ -14,7 +14,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from leaderexec import __version__, config, exits, linux, log, tenure
+from leaderexec import __version__, config, exits, frozen, linux, log, tenure
 from leaderexec.config import (
     AnnotatedKind,
     AnnotationLockSpec,
@@ -22,8 +22,9 @@ from leaderexec.config import (
     LeaseLockSpec,
     Ready,
 )
-from leaderexec.elector import Candidacy, Elector, LockRefused
+from leaderexec.elector import Candidacy, Elector
 from leaderexec.guardian import KEEPER_NAME, ElectorSeat, Guardian, Orders, Service
+from leaderexec.locks.base import LockRefused
 from leaderexec.model import SECOND_US, LockTraits
 
 if TYPE_CHECKING:
@@ -44,7 +45,11 @@ _NOT_HERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 def main() -> NoReturn:
     """Run the command `leaderexec` and exit with its code."""
     linux.hold_standard_descriptors()
-    code = run(sys.argv[1:], os.environ.copy())
+    if not frozen.bundle():  # there the launcher has seen to it
+        given = linux.given_environment()
+        os.environ.clear()
+        os.environ.update(given)
+    code = run(sys.argv[1:], os.environ.copy(), os.getppid())
     with contextlib.suppress(AttributeError, OSError):  # closed, or nobody reads it any more
         sys.stdout.flush()
     # Nothing is left to tidy up, and taking an interpreter apart costs the processor just when the
@@ -52,8 +57,8 @@ def main() -> NoReturn:
     os._exit(code)
 
 
-def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Do what `argv` says and return the exit code."""
+def run(argv: Sequence[str], environ: Mapping[str, str], parent: int) -> int:
+    """Do what `argv` says and return the exit code; `parent` is the process that started us."""
     try:
         parsed = config.parse(argv, environ)
         match parsed:
@@ -63,6 +68,13 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             case config.VersionRequested():
                 print(f"leaderexec {__version__}")  # noqa: T201
                 return exits.OK
+            case config.InstallRequested(directory):
+                from leaderexec.commands.install import install  # noqa: PLC0415 - only who asks
+
+                return install(directory)
+        if parsed.parent_death_signal is not None:
+            # While this is the only thread, to whose parent the kernel looks.
+            linux.die_of_parents_death(parsed.parent_death_signal, parent)
         if not linux.proc_is_ours():
             raise config.UsageError(
                 "/proc: it shows another PID namespace, where processes have other numbers; "
@@ -72,6 +84,8 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         if parsed.command:
             path = config.resolve_command(parsed.command[0], environ.get("PATH"))
         _check_lock(parsed)
+        if parsed.wait_for_leader:
+            return _wait_for_leader(parsed, environ)
         listeners = _listen(parsed.http) if parsed.http else []
     except config.UsageError as error:
         log.die_in_one_line(str(error))
@@ -116,6 +130,9 @@ def _serve(
         on_loss=tenure.OnLoss(settings.on_loss.value),
         campaign_timeout_ns=settings.campaign_timeout_ns,
         signal_group=settings.signal_group,
+        rewrite_signals=settings.rewrite_signals,
+        remap_exits=settings.remap_exits,
+        allow_privilege_escalation=settings.allow_privilege_escalation,
     )
 
     def run_elector(seat: ElectorSeat) -> None:
@@ -130,6 +147,17 @@ def _serve(
         Elector(seat, candidacy, lambda: _open_lock(settings), log_).run()
 
     return Guardian(orders, run_elector, log_, service).run()
+
+
+def _wait_for_leader(settings: Config, environ: Mapping[str, str]) -> int:
+    from leaderexec import waiting  # noqa: PLC0415 - only who asks for it pays for it
+
+    log_ = log.configure(
+        level=settings.log_level, form=settings.log_format, environ=environ, role="waiter"
+    )
+    return waiting.wait(
+        lambda: _open_lock(settings), settings.timing, settings.campaign_timeout_ns, log_
+    )
 
 
 #: An annotation holds whole seconds, and leader-electors of 2016 wait for their own --ttl.
@@ -246,7 +274,8 @@ def _open_lock(settings: Config) -> Lock:
             lock = _kind_of(settings.lock)(api, namespace, settings.election)
         except kubeapi.NotConfigured as error:
             raise LockRefused(str(error)) from error
-    _refuse_nesting(settings.election, lock.namespace)
+    if not settings.wait_for_leader:
+        _refuse_nesting(settings.election, lock.namespace)
     return lock
 
 

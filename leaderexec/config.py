@@ -8,7 +8,8 @@ heavy: it runs before the first fork, on the way of every start.
 
 Decisions a reader may look for:
 
-- A repeated option: the last one counts. A flag beats its variable, which then is not even read.
+- A repeated option: the last one counts, but for those that hold several values, which add up. A
+  flag beats its variable, which then is not even read.
 - Unknown LEADEREXEC_* variables are ignored: Kubernetes itself invents LEADEREXEC_SERVICE_HOST
   and LEADEREXEC_PORT for a Service of that name (no option may ever be called --port), and images
   keep versions in such variables (hence none for --version and --help).
@@ -25,6 +26,8 @@ Decisions a reader may look for:
 - Identity: --id as it is, else the pod's or the host's name and a suffix that we know again
   (`SUFFIX`). The suffix is random, or, for PID 1 of a container that knows its slot (POD_UID and
   CONTAINER_NAME), the slot, if nobody else holds it; whoever starts us finds that out.
+- `install` as the very first word is a subcommand; `-- install` and any option before it make it
+  a COMMAND.
 - Without a COMMAND we only elect, as the leader-elector of 2016 did. `--` with nothing after it
   is refused: that is a command that got lost, `-- $SERVER` with SERVER unset.
 """
@@ -163,13 +166,21 @@ class VersionRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class InstallRequested:
+    """`install DIR` was given: put the bundle there, do nothing else."""
+
+    directory: str
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that one start of leaderexec was told.
 
     `namespace` is None when the kubeconfig's context decides it, and empty for a file lock.
     `kubeconfig` is one absolute path, or several joined by ":", to be merged as kubectl does.
     Exactly one of `kubeconfig` and `in_cluster` is set for a lock in Kubernetes, none for a file.
-    `campaign_timeout_ns` is None for ever, 0 for a single attempt. `slot` is None unless the
+    `campaign_timeout_ns` is None for ever, 0 for a single attempt. With `wait_for_leader` it bounds
+    the wait, and there is neither `command` nor `http`. `slot` is None unless the
     identity may be replaced by the slot's. `http` is None when nothing is served. An empty
     `command` means that we only elect.
     """
@@ -185,7 +196,12 @@ class Config:
     stop_timeout_ns: int
     on_loss: OnLoss
     campaign_timeout_ns: int | None
+    wait_for_leader: bool
     signal_group: bool
+    rewrite_signals: Mapping[int, int]
+    remap_exits: Mapping[int, int]
+    parent_death_signal: int | None
+    allow_privilege_escalation: bool
     kubeconfig: str | None
     context: str | None
     in_cluster: bool
@@ -462,7 +478,7 @@ _STOP_SIGNAL_NAMES: Final = [
 _REALTIME = re.compile(r"RT(?:MIN(?:\+([0-9]{1,2}))?|MAX(?:-([0-9]{1,2}))?)")
 
 
-def _stop_signal(text: str) -> int:
+def _signal(text: str) -> int:
     if not text:
         raise ValueError("empty")
     name = text.upper().removeprefix("SIG")
@@ -480,9 +496,62 @@ def _stop_signal(text: str) -> int:
         number = None if known is None else int(known)
     if number is None or number not in signal.valid_signals():
         raise ValueError("no such signal")
+    return number
+
+
+def _stop_signal(text: str) -> int:
+    number = _signal(text)
     if number in _NOT_STOP_SIGNALS:
         raise ValueError(_NOT_STOP_SIGNALS[signal.Signals(number)])
     return number
+
+
+#: Signals that no child of ours is ever sent for having arrived here.
+_NOT_FORWARDED: Final = {
+    signal.SIGKILL: "it cannot be caught, so it is never forwarded",
+    signal.SIGSTOP: "it cannot be caught, so it is never forwarded",
+    signal.SIGCHLD: "the kernel sends it about our own children, so it is never forwarded",
+}
+
+
+def _pairs(
+    text: str, first: Callable[[str], int], second: Callable[[str], int]
+) -> Mapping[int, int]:
+    """Read `FROM:TO,...`; the last TO of a FROM counts."""
+    pairs: dict[int, int] = {}
+    for pair in text.split(","):
+        before, colon, after = pair.partition(":")
+        if not colon:
+            raise ValueError(f"{_bare(pair)} is no pair" if pair else "empty")
+        try:
+            pairs[first(before)] = second(after)
+        except ValueError as error:
+            raise ValueError(f"{_bare(pair)}: {error}") from None
+    return pairs
+
+
+def _rewritten_signal(text: str) -> int:
+    number = _signal(text)
+    if number in _NOT_FORWARDED:
+        raise ValueError(_NOT_FORWARDED[signal.Signals(number)])
+    return number
+
+
+def _signal_rewrites(text: str) -> Mapping[int, int]:
+    return _pairs(text, _rewritten_signal, lambda after: 0 if after == "0" else _signal(after))
+
+
+_MAX_EXIT_CODE: Final = 255
+
+
+def _exit_code(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,3}", text) or int(text) > _MAX_EXIT_CODE:
+        raise ValueError(f"{_bare(text)} is no exit code" if text else "an exit code is missing")
+    return int(text)
+
+
+def _exit_remaps(text: str) -> Mapping[int, int]:
+    return _pairs(text, _exit_code, _exit_code)
 
 
 # --- The table of options --------------------------------------------------------------------
@@ -506,6 +575,7 @@ class Option(Generic[_T_co]):
 
     `metavar` is None for a switch, which may stand alone. `default` is the text that is parsed
     when the option is not given, None when that is decided elsewhere: then `otherwise` says how.
+    Given again, an option that `adds_up` is parsed as one text with commas between.
     """
 
     name: str
@@ -518,6 +588,7 @@ class Option(Generic[_T_co]):
     default: str | None = None
     otherwise: str = ""
     has_variable: bool = True
+    adds_up: bool = False
     spellings: tuple[str, ...] = field(init=False)
     variables: tuple[str, ...] = field(init=False)
 
@@ -573,10 +644,18 @@ TIMEOUT: Final = Option(
     "--timeout",
     Group.ELECTION,
     parse_duration,
-    "give up campaigning after this long and exit with 124; 0 tries once",
+    "give up campaigning, or waiting for a leader, after this long and exit with 124; 0 tries once",
     _DURATION_FORMS,
     metavar="DURATION",
     otherwise="campaign for ever",
+)
+WAIT_FOR_LEADER: Final = Option(
+    "--wait-for-leader",
+    Group.ELECTION,
+    _boolean,
+    "do not campaign: exit with 0 once some candidate is seen to lead, as an init container may",
+    "true, false, 1, 0, yes, no, on or off",
+    default="false",
 )
 _TIMING_DEFAULTS: Final = Timing()
 #: Candidates of 2016 judge by their own duration, which is 10 s unless they were told otherwise.
@@ -647,6 +726,46 @@ SIGNAL_GROUP: Final = Option(
     Group.CHILD,
     _boolean,
     "send signals to the child's process group instead of the child alone",
+    "true, false, 1, 0, yes, no, on or off",
+    default="false",
+)
+REWRITE_SIGNAL: Final = Option(
+    "--rewrite-signal",
+    Group.CHILD,
+    _signal_rewrites,
+    "send the child TO wherever it would be sent FROM, nothing if TO is 0; what a signal means to "
+    "leaderexec itself stays; may be repeated",
+    "pairs FROM:TO of signals, TO may be 0, such as 15:3 or HUP:QUIT,USR1:0",
+    metavar="FROM:TO",
+    otherwise="none",
+    adds_up=True,
+)
+REMAP_EXIT: Final = Option(
+    "--remap-exit",
+    Group.CHILD,
+    _exit_remaps,
+    "exit with TO instead of FROM, where FROM is the child's code or 128+n for the signal n that "
+    "ended a candidate; may be repeated",
+    "pairs FROM:TO of exit codes from 0 to 255, such as 143:0 or 143:0,130:0",
+    metavar="FROM:TO",
+    otherwise="none",
+    adds_up=True,
+)
+PARENT_DEATH_SIGNAL: Final = Option(
+    "--parent-death-signal",
+    Group.CHILD,
+    _signal,
+    "signal that leaderexec gets, and acts on, when the process that started it ends",
+    "a signal's name, with or without SIG, or its number",
+    metavar="SIGNAL",
+    otherwise="none",
+)
+ALLOW_PRIVILEGE_ESCALATION: Final = Option(
+    "--allow-privilege-escalation",
+    Group.CHILD,
+    _boolean,
+    "let a child gain privileges by setuid programs such as sudo and ping although leaderexec, not "
+    "being root, may then be unable to kill it: such a tree keeps the lock until it ends by itself",
     "true, false, 1, 0, yes, no, on or off",
     default="false",
 )
@@ -748,6 +867,7 @@ OPTIONS: Final[tuple[Option[object], ...]] = (
     LOCK,
     ON_LOSS,
     TIMEOUT,
+    WAIT_FOR_LEADER,
     LEASE_DURATION,
     RENEW_DEADLINE,
     RETRY_PERIOD,
@@ -755,6 +875,10 @@ OPTIONS: Final[tuple[Option[object], ...]] = (
     STOP_SIGNAL,
     STOP_TIMEOUT,
     SIGNAL_GROUP,
+    REWRITE_SIGNAL,
+    REMAP_EXIT,
+    PARENT_DEATH_SIGNAL,
+    ALLOW_PRIVILEGE_ESCALATION,
     NAMESPACE,
     KUBECONFIG,
     CONTEXT,
@@ -866,6 +990,8 @@ def _scan(
                     f"accepted: {option.accepts}"
                 )
             attached = following
+        if option.adds_up and option.name in flags:
+            attached = f"{flags[option.name].text},{attached}"
         flags[option.name] = _Given(f"{spelling} {_shown(attached)}", attached)
     return flags, ()
 
@@ -1227,6 +1353,25 @@ def _namespace(
     return "default" if in_cluster else None
 
 
+def _refuse_beside_waiting(settings: _Settings, command: Sequence[str], timing: Timing) -> None:
+    """Refuse what a wait for a leader would not do."""
+    label = settings.label(WAIT_FOR_LEADER)
+    what = f"COMMAND {_shown(command[0])}" if command else ""
+    if http := settings.given(HTTP):
+        what = what or http.label
+    if what:
+        raise UsageError(
+            f"{label}: only waits, so it cannot stand beside {what}; accepted: either of them"
+        )
+    timeout = settings.given(TIMEOUT)
+    if timeout is not None and timeout.read(TIMEOUT) <= timing.retry_period_ns:
+        raise UsageError(
+            f"{timeout.label}: a leader is known by its renewals, of which one comes every "
+            f"--retry-period ({seconds(timing.retry_period_ns)}); accepted: longer than that, or "
+            "no --timeout to wait for ever"
+        )
+
+
 def refuse_nesting(election: str, namespace: str, environ: Mapping[str, str]) -> None:
     """Raise UsageError when the environment is that of a child of the very same election.
 
@@ -1247,14 +1392,34 @@ def refuse_nesting(election: str, namespace: str, environ: Mapping[str, str]) ->
         )
 
 
+_INSTALL: Final = "install"
+
+
+def _install_request(words: Sequence[str]) -> InstallRequested | HelpRequested:
+    if words and words[0] in HELP.spellings:
+        return HelpRequested()
+    plain = bool(words) and not words[0].startswith("-")
+    directories = words if plain else words[1:] if words[:1] == ["--"] else []
+    if len(directories) == 1 and directories[0]:
+        return InstallRequested(directories[0])
+    given = f" {_shown(' '.join(words))}" if words else ""
+    raise UsageError(
+        f"{_INSTALL}{given}: names {'not one' if directories[1:] else 'no'} directory; accepted: "
+        "leaderexec install DIR, or for a command of that name leaderexec --election=my-app -- "
+        "install"
+    )
+
+
 def parse(
     argv: Sequence[str], environ: Mapping[str, str], *, host: Host | None = None
-) -> Config | HelpRequested | VersionRequested:
+) -> Config | HelpRequested | VersionRequested | InstallRequested:
     """Read the words after the program's name and the environment; raise UsageError.
 
     Depends on nothing else than its arguments: `host` answers what must be asked of the machine,
     None for the real one.
     """
+    if argv and argv[0] == _INSTALL:
+        return _install_request(list(argv[1:]))
     scanned = _scan(argv)
     if not isinstance(scanned, tuple):
         return scanned
@@ -1269,7 +1434,12 @@ def parse(
     stop_timeout_ns = settings.value(STOP_TIMEOUT)
     on_loss = settings.value(ON_LOSS)
     campaign_timeout_ns = settings.optional(TIMEOUT)
+    wait_for_leader = settings.value(WAIT_FOR_LEADER)
     signal_group = settings.value(SIGNAL_GROUP)
+    rewrite_signals = settings.optional(REWRITE_SIGNAL) or {}
+    remap_exits = settings.optional(REMAP_EXIT) or {}
+    parent_death_signal = settings.optional(PARENT_DEATH_SIGNAL)
+    allow_privilege_escalation = settings.value(ALLOW_PRIVILEGE_ESCALATION)
     log_format = settings.value(LOG_FORMAT)
     log_level = settings.value(LOG_LEVEL)
     http = settings.optional(HTTP)
@@ -1284,7 +1454,9 @@ def parse(
             settings.optional(option)
         credentials = _Credentials(None, None, in_cluster=False)
         namespace = ""
-    if namespace is not None:
+    if wait_for_leader:
+        _refuse_beside_waiting(settings, command, timing)
+    elif namespace is not None:
         refuse_nesting(election, namespace, environ)
     # Without a file's path: it may have several, and two claims of one lock could both be held.
     what = f"{lock.kind}/{namespace}/{election}"
@@ -1301,7 +1473,12 @@ def parse(
         stop_timeout_ns=stop_timeout_ns,
         on_loss=on_loss,
         campaign_timeout_ns=campaign_timeout_ns,
+        wait_for_leader=wait_for_leader,
         signal_group=signal_group,
+        rewrite_signals=rewrite_signals,
+        remap_exits=remap_exits,
+        parent_death_signal=parent_death_signal,
+        allow_privilege_escalation=allow_privilege_escalation,
         kubeconfig=credentials.kubeconfig,
         context=credentials.context,
         in_cluster=credentials.in_cluster,
@@ -1388,9 +1565,14 @@ _WHAT_IT_DOES: Final = (
     "started, before another candidate can lead. Stands by and campaigns again otherwise. Without "
     "COMMAND it only elects, for others to ask by --http who leads."
 )
+_WHAT_INSTALL_DOES: Final = (
+    "Install puts the bundle that is running into DIR, from where images without Python can "
+    "execute DIR/leaderexec."
+)
 _GRAMMAR: Final = (
     "Options end at the first other word; what follows -- is always a command. A repeated option: "
-    "the last one counts. Durations are 15s, 500ms, 1m30s, 1h, 1.5s or plain seconds."
+    "the last one counts; where it may be repeated, it adds up. Durations are 15s, 500ms, 1m30s, "
+    "1h, 1.5s or plain seconds."
 )
 _VARIABLES: Final = (
     "Every option is also a variable: --lease-duration is LEADEREXEC_LEASE_DURATION. A flag beats "
@@ -1452,7 +1634,9 @@ def help_text(width: int = 80) -> str:
 
     width = max(_MIN_WIDTH, min(width, _MAX_WIDTH))
     column = 30 if width >= _TWO_COLUMNS_WIDTH else 8
-    lines = ["Usage: leaderexec [OPTIONS] [[--] COMMAND [ARG...]]", "", *wrap(_WHAT_IT_DOES, width)]
+    lines = ["Usage: leaderexec [OPTIONS] [[--] COMMAND [ARG...]]", "       leaderexec install DIR"]
+    for paragraph in (_WHAT_IT_DOES, _WHAT_INSTALL_DOES):
+        lines += ["", *wrap(paragraph, width)]
     for group in Group:
         rows = [(_usage_of(row), _meaning_of(row)) for row in OPTIONS if row.group is group]
         lines += ["", f"{group.value}:", *_table(rows, width, column)]

@@ -28,7 +28,14 @@ from leaderexec import channel as wire
 from leaderexec import election, linux, log
 from leaderexec.channel import ChannelClosed, Message
 from leaderexec.keeper import PROOF
-from leaderexec.locks.base import Absent, Conflict, Forbidden, LockError, Unavailable
+from leaderexec.locks.base import (
+    Absent,
+    Conflict,
+    Forbidden,
+    LockError,
+    LockRefused,
+    Unavailable,
+)
 from leaderexec.model import SECOND_NS, Now, Token
 
 if TYPE_CHECKING:
@@ -50,10 +57,6 @@ _REST_S: Final = (0.1, 0.4)
 _CALL_BOUND_NS: Final = 5 * SECOND_NS
 #: Others may write names as long as a book: no more of them than fits a message is passed on.
 _TOLD_CHARS: Final = 600
-
-
-class LockRefused(Exception):
-    """The lock cannot be used as it is configured; the message is for the user."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,10 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, assert_never
 
+from leaderexec import cgroup, exits, linux, log, tenure, terminal
 from leaderexec import channel as wire
-from leaderexec import exits, linux, log, tenure
 from leaderexec.channel import Channel, ChannelClosed, Message
-from leaderexec.keeper import ChildSpec, Keeper
+from leaderexec.keeper import UNPROVEN, ChildSpec, Keeper
 from leaderexec.model import SECOND_NS, Claim, Grant, Timing, Token, seconds
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from socket import socket
 
     from leaderexec.log import Log
+    from leaderexec.terminal import Terminal
 
 #: What keepers call themselves.
 KEEPER_NAME: Final = "leaderexec-keep"
@@ -41,9 +42,9 @@ SERVER_NAME: Final = "leaderexec-http"
 #: Signals that ask a process to stop, besides the configured stop signal.
 _STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 #: Signals that concern the guardian or the terminal, never the child.
-_OWN_SIGNALS: Final = frozenset(
-    {signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGPIPE}
-)
+_OWN_SIGNALS: Final = frozenset({signal.SIGCHLD, signal.SIGTTIN, signal.SIGTTOU})
+#: What continues a stopped child, and all that was stopped with it.
+_CONTINUE: Final = wire.Signal(signal.SIGCONT, tenure.Scope.GROUP.value, stop=False)
 #: While it kills what fell to it, the guardian sweeps this often.
 _SWEEP_PAUSE_MS: Final = 10
 #: How long processes of ours may take to end when we do.
@@ -93,7 +94,8 @@ class Service:
 class Orders:
     """What the guardian is to do: the child, and the rules for running it.
 
-    `path` is None when there is none: then a leadership is all that there is.
+    `path` is None when there is none: then a leadership is all that there is. `rewrite_signals`
+    says what the child is sent in place of a signal (0: nothing), whoever decided to send it.
     """
 
     path: str | None
@@ -107,6 +109,9 @@ class Orders:
     on_loss: tenure.OnLoss
     campaign_timeout_ns: int | None
     signal_group: bool
+    rewrite_signals: Mapping[int, int]
+    remap_exits: Mapping[int, int]
+    allow_privilege_escalation: bool
 
 
 class _Peer:
@@ -189,20 +194,26 @@ class Guardian:
         self._more_to_reap = False
         # Children that were there before us are nobody's tree.
         self._strangers = set(linux.children())
-        # Taken before anything is started: whether it is ours to hand to the child.
-        self._terminal_of = _terminal_group()
+        self._terminal = terminal.find()
+        # The signal by which our job is to be stopped when this turn is over.
+        self._stop_job_by: int | None = None
+        self._job_was_stopped = False
         self._is_init = os.getpid() == 1
+        self._group = cgroup.make("leaderexec-tree")
         self._nice = os.getpriority(os.PRIO_PROCESS, 0)
         linux.be_prompt()
 
         linux.name_process("leaderexec")
+        self._chld_was_ignored = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, exit codes would be lost
         signal.pthread_sigmask(signal.SIG_BLOCK, linux.ALL_SIGNALS)
         self._signals = linux.SignalFd(linux.ALL_SIGNALS)
         self._timer = linux.BoottimeTimer()
         self._pidfd = os.pidfd_open(os.getpid())
-        if not self._is_init:
-            linux.become_subreaper()
+        if not self._is_init and not linux.become_subreaper():
+            log_.warning(
+                "neither PID 1 nor a subreaper: what the child abandons may outlive the leadership"
+            )
         self._poll = select.poll()
         self._poll.register(self._signals.fileno(), select.POLLIN)
         self._poll.register(self._timer.fileno(), select.POLLIN)
@@ -213,6 +224,7 @@ class Guardian:
             on_loss=orders.on_loss,
             campaign_timeout_ns=orders.campaign_timeout_ns,
             signal_group=orders.signal_group,
+            remap_exits=orders.remap_exits,
             now_ns=linux.boottime_ns(),
             has_child=orders.path is not None,
         )
@@ -240,6 +252,8 @@ class Guardian:
             self._keep_spare()
             self._keep_server()
             self._report()
+            if self._terminal and self._stop_job_by:
+                self._stop_job(self._terminal, self._stop_job_by)
         self._leave()
         return self._exit_code
 
@@ -268,13 +282,17 @@ class Guardian:
                 if signum == signal.SIGINT:
                     self._interrupts += 1
                 kill = signum == signal.SIGINT and self._interrupts > 1
-                self._step(tenure.StopAsked(signum, kill))
+                # A rule for this very signal goes before the stop signal, which may have its own.
+                rewritten = signum in self._orders.rewrite_signals
+                send = signum if rewritten else self._orders.stop_signal
+                self._step(tenure.StopAsked(signum, send, kill))
 
     def _take_other_signals(self, arrived: list[int]) -> None:
         if signal.SIGCHLD in arrived or self._more_to_reap:
             self._reap()
         for signum in arrived:
-            if not self._is_stop(signum) and signum not in _OWN_SIGNALS:
+            own = signum in _OWN_SIGNALS and signum not in self._orders.rewrite_signals
+            if not self._is_stop(signum) and not self._is_for_job(signum) and not own:
                 self._step(tenure.SignalArrived(signum))
 
     def _is_stop(self, signum: int) -> bool:
@@ -322,14 +340,16 @@ class Guardian:
             case wire.Pong():
                 self._step(tenure.KeeperHeard())
             case wire.ChildStarted(pid=pid):
-                self._drop_child()
-                with contextlib.suppress(OSError, OverflowError):
-                    self._child = (pid, os.pidfd_open(pid))
+                self._know_child(pid)
                 self._count("child_starts")
                 self._log.info("child started", pid=pid, command=self._orders.argv[0])
             case wire.ChildNotStarted(errno=errno):
                 self._not_started(errno)
+            case wire.ChildStopped(pid=pid, signum=signum):
+                if self._terminal:
+                    self._child_stopped(self._terminal, pid, signum)
             case wire.ChildStatus(status=status):
+                self._take_terminal_back(ended_by_itself=status & 0x7F == 0)
                 try:
                     code = exits.from_wait_status(status)
                 except (ValueError, OverflowError):  # no status that a kernel gives
@@ -381,6 +401,106 @@ class Guardian:
         self._log.error(self._fatal)
         self._step(tenure.ChildEnded(code))
 
+    # --- the terminal ---
+
+    def _child_stopped(self, ours: Terminal, child: int, signum: int) -> None:
+        """Make the child's stop one of our job, or undo what nobody could undo.
+
+        Whoever touched the terminal while it was our job's gets it. SIGSTOP may be the child's own
+        wish or an operator's: it stops the job only while the child has the terminal, which nobody
+        could use otherwise.
+        """
+        if signum not in terminal.STOP_SIGNALS or not linux.is_stopped(child):
+            return  # somebody was faster
+        if self._child is None:
+            self._know_child(child)  # stopped before it was executed
+        if signum in terminal.BACKGROUND_SIGNALS and ours.lend(child):
+            self._tell_keeper(_CONTINUE)
+        elif self._tenure.state is tenure.State.RUNNING and ours.has_shell():
+            if signum != signal.SIGSTOP:
+                self._stop_job_by = signum
+            elif ours.is_with(child):
+                self._stop_job_by = signal.SIGTSTP
+        elif signum == signal.SIGTSTP:
+            self._tell_keeper(_CONTINUE)
+
+    def _is_for_job(self, signum: int) -> bool:
+        """Take a signal that is about the job, or say that it is one like any other."""
+        ours = self._terminal
+        if ours is None:
+            return False
+        match signum:
+            case signal.SIGTSTP if signum not in self._orders.rewrite_signals:
+                # Ctrl-Z while the terminal is ours.
+                if not ours.has_shell():
+                    pass  # as the kernel has it
+                elif self._keeper is None:
+                    self._stop_job_by = signum
+                elif self._tenure.state is tenure.State.RUNNING:
+                    # If that stops the child, the keeper will tell.
+                    self._tell_keeper(wire.Signal(signum, tenure.Scope.GROUP.value, stop=False))
+                return True
+            case signal.SIGCONT:  # `fg` or `bg`
+                self._job_continued(ours)
+                return True
+            case signal.SIGHUP if self._keeper is None and ours.is_gone():
+                # Nobody would ever see or end a standby whose terminal is gone.
+                if signal.getsignal(signum) is not signal.SIG_IGN:
+                    self._step(tenure.StopAsked(signum, signum, kill=False))
+                return True
+        return False
+
+    def _job_continued(self, ours: Terminal) -> None:
+        was_stopped, self._job_was_stopped = self._job_was_stopped, False
+        if self._child is None:
+            return
+        child, _ = self._child
+        if ours.is_lent:
+            ours.lend(child)
+        if was_stopped or linux.is_stopped(child):
+            self._tell_keeper(_CONTINUE)
+
+    def _stop_job(self, ours: Terminal, signum: int) -> None:
+        """Stop, as the shell that waits for us expects, until it continues us.
+
+        Between two turns, so that what has arrived meanwhile is heard before the time counts.
+        Deadlines hold without us: the keeper kills the tree at its own, and the elector stops
+        renewing and kills us when we are silent for too long. Whoever is to stop for good is not
+        stopped by the way.
+        """
+        self._stop_job_by = None
+        may_stop = self._tenure.state in {tenure.State.IDLE, tenure.State.RUNNING}
+        if not may_stop or any(self._is_stop(each) for each in signal.sigpending()):
+            return
+        if self._keeper and not (self._child and linux.is_stopped(self._child[0])):
+            return  # it was continued, or has ended
+        since_ns = linux.boottime_ns()
+        if self._tenure.grant:
+            silence_ns = self._orders.timing.silence_bound_ns - self._orders.timing.heartbeat_ns
+            left_ns = min(self._tenure.kill_at_ns - since_ns, silence_ns)
+            self._log.warning(
+                "stopped: leadership is lost and the tree killed unless continued",
+                within=seconds(left_ns),
+            )
+        if self._child:
+            ours.take_back(self._child[0])
+        self._job_was_stopped = ours.stop_job(signum)
+        now_ns = linux.boottime_ns()
+        self._tenure.resumed(now_ns)
+        if self._job_was_stopped:
+            self._log.info("continued", after=seconds(now_ns - since_ns))
+        else:
+            self._job_was_stopped = True
+            self._job_continued(ours)
+
+    def _take_terminal_back(self, *, ended_by_itself: bool) -> None:
+        """Have the terminal again after the child, so that a standby can be interrupted."""
+        if not self._terminal:
+            return
+        taken = self._terminal.take_back(self._child[0] if self._child else 0)
+        if taken and not ended_by_itself:
+            self._terminal.restore_modes()
+
     # --- processes ---
 
     def _reap(self) -> None:
@@ -422,13 +542,13 @@ class Guardian:
         self._unregister(keeper)
         keeper.close()
         self._keeper = None
-        if self._terminal_of is not None:
-            with contextlib.suppress(OSError):
-                os.tcsetpgrp(0, self._terminal_of)
+        self._take_terminal_back(ended_by_itself=False)
         if self._taking_over:
             return
         if status == 0:
             self._tree_ended()
+        elif os.WIFEXITED(status) and os.WEXITSTATUS(status) == UNPROVEN:
+            self._taking_over = True  # what it could not see has fallen to us, if we are PID 1
         else:
             self._log.error("the keeper died", status=exits.from_wait_status(status))
             self._step(tenure.KeeperDied())
@@ -553,12 +673,12 @@ class Guardian:
         if pid == 0:
             ours.close()
 
-            def keep() -> None:
-                linux.become_subreaper()
-                Keeper(
+            def keep() -> int:
+                return Keeper(
                     channel=theirs,
                     guardian_pidfd=self._pidfd,
                     proof_fd=proof_fd,
+                    is_subreaper=linux.become_subreaper(),
                     spec=self._child_spec(),
                     log=self._log.bind(role="keeper"),
                 ).run()
@@ -595,6 +715,8 @@ class Guardian:
         self._spare = None
         channel = self._keeper.channel
         self._poll.register(channel.fileno(), select.POLLIN)
+        if self._terminal:
+            self._terminal.remember_modes()
         # An elector that does not know the keeper could give the lock back while it lives.
         if self._elector and self._elector.channel.send(wire.KeeperForked(), self._proof_fd):
             grant = effect.grant
@@ -611,8 +733,11 @@ class Guardian:
             self._log.warning("child not started: the elector does not listen")
             channel.hang_up()
 
-    def _forked(self, name: str, body: Callable[[], None]) -> NoReturn:
-        """Run a forked process's life, in a process group of its own, and never return."""
+    def _forked(self, name: str, body: Callable[[], int | None]) -> NoReturn:
+        """Run a forked process's life, in a process group of its own, and never return.
+
+        What `body` returns is its exit code, 0 for nothing.
+        """
         code = 125
         try:
             os.setpgid(0, 0)
@@ -627,8 +752,7 @@ class Guardian:
             for peer in (self._elector, self._keeper, self._spare and self._spare[0]):
                 if peer:
                     peer.channel.close()
-            body()
-            code = 0
+            code = body() or 0
         except BaseException as error:  # noqa: BLE001 - the last frame of this process
             self._log.error(
                 "internal error", process=name, error=f"{type(error).__name__}: {error}"
@@ -649,8 +773,11 @@ class Guardian:
                 "LEADER_IDENTITY": self._orders.identity,
             },
             nice=self._nice,
-            no_new_privs=os.geteuid() != 0,
-            terminal_of=self._terminal_of,
+            no_new_privs=os.geteuid() != 0 and not self._orders.allow_privilege_escalation,
+            terminal_of=self._terminal.group if self._terminal and self._terminal.is_lent else None,
+            tells_stops=self._terminal is not None,
+            group=self._group,
+            ignores_chld=self._chld_was_ignored,
         )
 
     # --- what tenure decides ---
@@ -665,7 +792,8 @@ class Guardian:
             case tenure.StartTree():
                 self._start_tree(effect)
             case tenure.SignalTree(signum=signum, scope=scope, stop=stop):
-                self._tell_keeper(wire.Signal(signum, scope.value, stop))
+                if send := self._orders.rewrite_signals.get(signum, signum):
+                    self._tell_keeper(wire.Signal(send, scope.value, stop))
             case tenure.SetDeadline(kill_at_ns=kill_at_ns):
                 self._tell_keeper(wire.Deadline(kill_at_ns))
             case tenure.KillTree():
@@ -678,21 +806,30 @@ class Guardian:
             case tenure.AskRelease(token=token, retire=retire):
                 if self._elector:
                     self._elector.channel.send(wire.TreeIsGone(token, retire))
-            case tenure.End(exit_code=exit_code):
+            case tenure.End(exit_code=exit_code, failure=failure):
                 self._exit_code = exit_code
+                self._fatal = self._fatal or failure
             case tenure.Note(level=level, event=event, fields=fields):
                 getattr(self._log, level)(event, **fields)
             case _:
                 assert_never(effect)
 
     def _kill_child(self) -> None:
-        """Kill the child's group in one call: on a starved processor the keeper may be late.
+        """Kill what one call reaches: on a starved processor the keeper may be late.
 
-        While the child is alive its number names no other group.
+        That is the control group, or the child's process group, of which the number names no other
+        while the child is alive.
         """
+        if self._group:
+            self._group.kill()
         if self._child and not _has_ended(self._child[1]):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._child[0], signal.SIGKILL)
+
+    def _know_child(self, pid: int) -> None:
+        self._drop_child()
+        with contextlib.suppress(OSError, OverflowError):
+            self._child = (pid, os.pidfd_open(pid))
 
     def _drop_child(self) -> None:
         if self._child:
@@ -735,10 +872,8 @@ class Guardian:
                 self._strangers.discard(pid)
             waiting.poll(_SWEEP_PAUSE_MS)
             self._signals.receive()
-        if self._exit_code == exits.LOST:
-            self._fatal = "leadership lost"
-        elif self._exit_code == exits.TIMEOUT:
-            self._fatal = "not leader within --timeout"
+        if self._group:
+            self._group.remove()
         if self._fatal:
             log.die_in_one_line(self._fatal)
 
@@ -758,12 +893,3 @@ def _has_ended(pidfd: int) -> bool:
     ready = select.poll()
     ready.register(pidfd, select.POLLIN)
     return bool(ready.poll(0))
-
-
-def _terminal_group() -> int | None:
-    """Our process group if it is in the foreground of the terminal on standard input."""
-    try:
-        group = os.getpgrp()
-        return group if os.isatty(0) and os.tcgetpgrp(0) == group else None
-    except OSError:
-        return None

@@ -24,7 +24,7 @@ import select
 import signal
 import struct
 from dataclasses import dataclass
-from errno import EINVAL
+from errno import EINVAL, ENOEXEC
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from leaderexec import linux
@@ -34,6 +34,7 @@ from leaderexec.channel import (
     ChildNotStarted,
     ChildStarted,
     ChildStatus,
+    ChildStopped,
     Deadline,
     Go,
     Kill,
@@ -47,10 +48,13 @@ from leaderexec.tenure import Scope
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from leaderexec.cgroup import TreeGroup
     from leaderexec.log import Log
 
 #: What a keeper writes when nothing of its tree is left.
 PROOF: Final = b"."
+#: How a keeper ends that cannot know whether anything of its tree is left.
+UNPROVEN: Final = 3
 #: How long to wait for a killed process to become reapable before sweeping again.
 _SWEEP_PAUSE_MS: Final = 20
 #: What the forked child writes instead of an errno when its time was over before it began.
@@ -62,8 +66,10 @@ class ChildSpec:
     """What to execute: `path` with `argv` and `env`, to which the leadership's is added.
 
     `nice` is the priority that we were started with. `no_new_privs` keeps setuid programs from
-    escaping our signals. `terminal_of` is the process group that has the terminal on standard input
-    now and hands it to the child, None if none has.
+    escaping our signals. `terminal_of` is the process group that hands the terminal on standard
+    input to the child if it has it then, None if none would. `tells_stops` says that somebody wants
+    to know when the child is stopped. `group` is the control group for the tree, if there is one.
+    `ignores_chld` is how we were started: exec keeps ignored signals.
     """
 
     path: str
@@ -72,22 +78,34 @@ class ChildSpec:
     nice: int
     no_new_privs: bool
     terminal_of: int | None
+    tells_stops: bool = False
+    group: TreeGroup | None = None
+    ignores_chld: bool = False
 
 
 class Keeper:
     """The life of one keeper, from a fork of the guardian to ECHILD.
 
-    It is forked ahead, while the guardian stands by, and waits for `Go`.
+    It is forked ahead, while the guardian stands by, and waits for `Go`. Unless it `is_subreaper`,
+    what the child abandons falls to PID 1.
     `channel` leads to the guardian, whose death `guardian_pidfd` tells. `proof_fd` is the only
     writing end of a pipe: a byte in it proves that no process of the tree is left, while its end
     without a byte proves only that the keeper is dead. All signals are blocked.
     """
 
     def __init__(
-        self, *, channel: Channel, guardian_pidfd: int, proof_fd: int, spec: ChildSpec, log: Log
+        self,
+        *,
+        channel: Channel,
+        guardian_pidfd: int,
+        proof_fd: int,
+        is_subreaper: bool,
+        spec: ChildSpec,
+        log: Log,
     ) -> None:
         self._channel = channel
         self._proof_fd = proof_fd
+        self._is_subreaper = is_subreaper
         self._guardian_pidfd = guardian_pidfd
         self._spec = spec
         self._log = log
@@ -103,8 +121,8 @@ class Keeper:
         self._killing = False
         self._more_to_reap = False
 
-    def run(self) -> None:
-        """Serve until nothing of the tree is left."""
+    def run(self) -> int:
+        """Serve until nothing of the tree is left; return UNPROVEN if that is not certain, or 0."""
         while not self._killing:
             ready = {fd for fd, _ in self._poll.poll(0 if self._more_to_reap else None)}
             if self._timer.fileno() in ready or self._guardian_pidfd in ready:
@@ -115,15 +133,25 @@ class Keeper:
             if self._exec_error_fd in ready:
                 self._report_exec()
             if self._signals.fileno() in ready:
-                self._signals.receive()
+                self._take_signals(self._signals.receive())
             if self._child and not self._reap():
                 break
         else:
             self._kill_all()
         self._report_exec()
+        if not self._is_subreaper:
+            return UNPROVEN
         # Nothing is left: this byte, and not our death, is the proof of it.
         with contextlib.suppress(BrokenPipeError):
             os.write(self._proof_fd, PROOF)
+        return 0
+
+    def _take_signals(self, arrived: list[int]) -> None:
+        tells = self._spec.tells_stops and not self._child_reaped
+        if tells and self._child and signal.SIGCHLD in arrived:
+            signum = linux.stopped_by(self._child)
+            if signum is not None:
+                self._channel.send(ChildStopped(self._child, signum))
 
     # --- messages ---
 
@@ -218,7 +246,9 @@ class Keeper:
         reaped = linux.reap()
         self._more_to_reap = reaped.more
         for pid, status in reaped.ended:
-            if pid == self._child:
+            if pid != self._child:
+                self._log.debug("orphan reaped", pid=pid, status=status)
+            else:
                 self._child_reaped = True
                 self._report_exec()
                 self._channel.send(ChildStatus(status))
@@ -228,6 +258,8 @@ class Keeper:
 
     def _kill_all(self) -> None:
         """Kill until ECHILD: first what one call reaches, then whatever falls to us."""
+        if self._spec.group:
+            self._spec.group.kill()
         if self._child and not self._child_reaped:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._child, signal.SIGKILL)
@@ -254,8 +286,11 @@ def _become_child(spec: ChildSpec, go: Go, keeper: int, error_fd: int) -> NoRetu
     try:
         os.setpgid(0, 0)
         linux.die_with_parent(keeper)
-        if spec.terminal_of is not None and os.tcgetpgrp(0) == spec.terminal_of:
-            os.tcsetpgrp(0, os.getpid())
+        if spec.group:
+            with contextlib.suppress(OSError):  # it dies by the sweep as well
+                spec.group.enter()
+        if spec.terminal_of is not None:
+            _take_terminal(spec.terminal_of)
         linux.be_ordinary(spec.nice)
         if spec.no_new_privs:
             linux.refuse_new_privileges()
@@ -268,13 +303,15 @@ def _become_child(spec: ChildSpec, go: Go, keeper: int, error_fd: int) -> NoRetu
         # Python ignores these two, and handles the interrupt in a way that exec would lose.
         for signum in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(signum, signal.SIG_DFL)
+        if spec.ignores_chld:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if linux.boottime_ns() >= go.stop_at_ns:
             errno = _TOO_LATE
         else:
-            os.execve(spec.path, spec.argv, env)
+            _execute(spec.path, spec.argv, env)
     except OSError as error:
         errno = error.errno or EINVAL
     except ValueError:  # an argument or a variable that exec cannot take
@@ -283,3 +320,21 @@ def _become_child(spec: ChildSpec, go: Go, keeper: int, error_fd: int) -> NoRetu
         with contextlib.suppress(OSError):
             os.write(error_fd, struct.pack("i", errno))
         os._exit(127)
+
+
+def _execute(path: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
+    """Execute as execvp(3) does: what is in no format that the kernel knows is the shell's."""
+    try:
+        os.execve(path, argv, env)
+    except OSError as error:
+        if error.errno == ENOEXEC:
+            with contextlib.suppress(OSError):
+                os.execve("/bin/sh", ("/bin/sh", path, *argv[1:]), env)
+        raise
+
+
+def _take_terminal(of: int) -> None:
+    """Bring ourselves to the foreground if `of` is there; a terminal that is gone is no matter."""
+    with contextlib.suppress(OSError):
+        if os.tcgetpgrp(0) == of:
+            os.tcsetpgrp(0, os.getpid())

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from leaderexec.model import SECOND_NS, Now
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -67,9 +67,13 @@ def _prctl(option: int, value: int, call: str) -> None:
     _check(_LIBC.prctl(option, ctypes.c_ulong(value), 0, 0, 0), f"prctl({call})")
 
 
-def become_subreaper() -> None:
-    """Receive the orphans among our descendants, as PID 1 would."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1, "PR_SET_CHILD_SUBREAPER")
+def become_subreaper() -> bool:
+    """Receive the orphans among our descendants, as PID 1 would; False where that is refused."""
+    try:
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1, "PR_SET_CHILD_SUBREAPER")
+    except OSError:  # by a seccomp filter, or by a kernel of another make
+        return False
+    return True
 
 
 def die_with_parent(parent: int) -> None:
@@ -77,6 +81,13 @@ def die_with_parent(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, "PR_SET_PDEATHSIG")
     if os.getppid() != parent:
         os._exit(125)
+
+
+def die_of_parents_death(signum: int, parent: int) -> None:
+    """Have the kernel send us `signum` when our parent ends; at once if `parent` has already."""
+    _prctl(_PR_SET_PDEATHSIG, signum, "PR_SET_PDEATHSIG")
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signum)
 
 
 def refuse_new_privileges() -> None:
@@ -142,11 +153,17 @@ class SignalFd:
         return self._fd
 
     def receive(self) -> list[int]:
-        """Return the numbers of the signals that have arrived."""
+        """Return the numbers of the signals that have arrived.
+
+        The kernel's word that nobody reads a pipe of our own is not among them: a write tells.
+        """
         received = []
+        me = os.getpid()
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self._fd, _SIGINFO_BYTES):
-                received.append(struct.unpack_from("I", data)[0])
+                signum, _errno, _code, sender = struct.unpack_from("IiiI", data)
+                if (signum, sender) != (signal.SIGPIPE, me):
+                    received.append(signum)
         return received
 
     def close(self) -> None:
@@ -185,6 +202,25 @@ class BoottimeTimer:
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self._fd)
+
+
+def given_environment() -> dict[str, str]:
+    """Return the environment that this process was given.
+
+    Where there is no locale, Python sets one (PEP 538) before any code of ours runs. As in every
+    Python the first value of a name counts, and what is no NAME=VALUE is left out.
+    """
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            block = file.read()
+    except OSError:
+        return dict(os.environ)
+    given: dict[str, str] = {}
+    for word in block.split(b"\0"):
+        name, equals, value = word.partition(b"=")
+        if name and equals:
+            given.setdefault(os.fsdecode(name), os.fsdecode(value))
+    return given
 
 
 def proc_is_ours() -> bool:
@@ -283,6 +319,14 @@ def descendants(root: int) -> list[int]:
     return found
 
 
+def ancestors() -> Iterator[int]:
+    """Return our parent, its parent, and so on, as far as this namespace shows them."""
+    pid: int | None = os.getppid()
+    while pid:
+        yield pid
+        pid = _parent(pid)
+
+
 def runs_below(name: str) -> bool:
     """Whether one of our ancestors calls itself `name`."""
     pid: int | None = os.getpid()
@@ -352,3 +396,14 @@ def reap() -> Reaped:
     except ChildProcessError:
         return Reaped(ended, any_left=False, more=False)
     return Reaped(ended, any_left=True, more=True)
+
+
+def stopped_by(child: int) -> int | None:
+    """Return the signal that has stopped our child, once for each time that it was stopped.
+
+    It looks for stops alone: an exit status is left to `reap`.
+    """
+    with contextlib.suppress(ChildProcessError):
+        found = os.waitid(os.P_PID, child, os.WSTOPPED | os.WNOHANG)
+        return found.si_status if found else None
+    return None

@@ -172,9 +172,13 @@ class TreeEnded:
 
 @dataclass(frozen=True, slots=True)
 class StopAsked:
-    """A signal asked us to stop; `kill` for the second interrupt."""
+    """A signal asked us to stop; `kill` for the second interrupt.
+
+    `send` is what a running child is sent for it.
+    """
 
     signum: int
+    send: int
     kill: bool
 
 
@@ -276,9 +280,10 @@ class AskRelease:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Leave with this exit code."""
+    """Leave with this exit code; `failure` says in a line what went wrong, if anything did."""
 
     exit_code: int
+    failure: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,8 +337,9 @@ class Tenure:
 
     `stop_timeout_ns` bounds how long a tree may drain after the stop signal; `campaign_timeout_ns`
     how long to stand by (0: one try, None: for ever); `signal_group` sends the stop signal to the
-    child's whole process group. Without a child (`has_child`) a leadership runs an empty tree,
-    which is gone as soon as it is to stop.
+    child's whole process group. `remap_exits` replaces exit codes of a child, or of a candidate
+    that a signal ended, never those that are decided here. Without a child (`has_child`) a
+    leadership runs an empty tree, which is gone as soon as it is to stop.
     """
 
     def __init__(
@@ -346,6 +352,7 @@ class Tenure:
         campaign_timeout_ns: int | None,
         signal_group: bool,
         now_ns: int,
+        remap_exits: Mapping[int, int] | None = None,
         has_child: bool = True,
     ) -> None:
         self.state = State.IDLE
@@ -360,6 +367,7 @@ class Tenure:
         self._on_loss = on_loss
         self._campaign_timeout_ns = campaign_timeout_ns
         self._scope = Scope.GROUP if signal_group else Scope.CHILD
+        self._remap_exits = remap_exits or {}
         self._has_child = has_child
         self._now_ns = now_ns
         self._effects: list[Effect] = []
@@ -375,6 +383,7 @@ class Tenure:
         self._why: _Why | None = None
         self._ending = False
         self._exit_code = 0
+        self._failure = ""
         self._child_exit_code: int | None = None
         self._leave_at_ns: int | None = None
         self._ask_again_at_ns = now_ns
@@ -434,6 +443,14 @@ class Tenure:
         self._act()
         self.check_invariants()
         return self._effects
+
+    def resumed(self, now_ns: int) -> None:
+        """We were stopped because the terminal's user wanted it: what was due meanwhile is due now.
+
+        To be called before anything else is; it is no lateness, and grants may be waiting.
+        """
+        if self.wake_at_ns is not None:
+            self.wake_at_ns = max(self.wake_at_ns, now_ns)
 
     def check_invariants(self) -> None:
         """Raise AssertionError when the state contradicts itself."""
@@ -554,7 +571,7 @@ class Tenure:
             # What the child left behind has the rest of its time.
             self._effects.append(SignalTree(self._stop_signal, Scope.ALL, stop=True))
 
-    def _stop(self, cause: Cause, **fields: object) -> None:
+    def _stop(self, cause: Cause, *, send: int | None = None, **fields: object) -> None:
         self._because(
             {
                 Cause.STOP_ASKED: _Why.ASKED,
@@ -567,7 +584,7 @@ class Tenure:
         self._move(cause, "warning" if cause is Cause.OVERDUE else "info", grace=grace, **fields)
         scope = Scope.ALL if cause is Cause.CHILD_ENDED else self._scope
         self._effects.append(SetDeadline(self.kill_at_ns))
-        self._effects.append(SignalTree(self._stop_signal, scope, stop=True))
+        self._effects.append(SignalTree(send or self._stop_signal, scope, stop=True))
 
     def _because(self, why: _Why) -> None:
         if self._why is None:
@@ -612,14 +629,19 @@ class Tenure:
         if self._why is not _Why.LOST:
             self._will_end(self._child_exit_code)
         elif self._on_loss is OnLoss.EXIT:
-            self._will_end(LOST_EXIT)
+            self._fail(LOST_EXIT, "leadership lost")
         elif self._ending:
-            self._exit_code = self._child_exit_code
+            self._will_end(self._child_exit_code)
         self._ask_release()
 
     def _will_end(self, exit_code: int) -> None:
         self._ending = True
+        self._exit_code = self._remap_exits.get(exit_code, exit_code)
+
+    def _fail(self, exit_code: int, failure: str) -> None:
+        self._ending = True
         self._exit_code = exit_code
+        self._failure = failure
 
     # --- giving back, ending ---
 
@@ -646,10 +668,10 @@ class Tenure:
         self.grant = None
         self._leave_at_ns = None
         self._move(Cause.WITHDREW, "debug", exit_code=self._exit_code)
-        self._effects.append(End(self._exit_code))
+        self._effects.append(End(self._exit_code, self._failure))
 
     def _time_out(self) -> None:
-        self._will_end(TIMEOUT_EXIT)
+        self._fail(TIMEOUT_EXIT, "not leader within --timeout")
         self._move(Cause.TIMED_OUT, "error")
         self._ask_release()
 
@@ -664,7 +686,7 @@ class Tenure:
                 self._ending = True
                 if not self._has_child:
                     self._child_exit_code = 128 + signum
-                self._stop(Cause.STOP_ASKED, signal=signum)
+                self._stop(Cause.STOP_ASKED, send=event.send, signal=signum)
             case State.STOPPING:
                 if event.kill:
                     self._ending = True

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-LANES: Final = ("unit", "process", "kube")
+LANES: Final = ("unit", "process", "kube", "container")
 #: A lane that takes longer hangs; long before that, pytest shows where a test does.
 _LANE_TIMEOUT_S: Final = 3600
 _TEST_TIMEOUT_S: Final = 600

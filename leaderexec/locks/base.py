@@ -19,6 +19,10 @@ class LockError(Exception):
     """A lock operation failed; the message reads `cannot VERB LOCK: REASON`."""
 
 
+class LockRefused(Exception):
+    """The lock cannot be used as it is configured; the message is for the user."""
+
+
 class Conflict(LockError):
     """The object changed since it was seen (or, on create, exists): read it again."""
 

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from leaderexec import config
 from tests.support.candidates import ROOT, resume, stop
+from tests.support.controlplane import lease_path, service_account_user
 from tests.support.rally import Rally
 from tests.support.wait import wait_until
 
@@ -30,9 +32,12 @@ if TYPE_CHECKING:
     from tests.support.candidates import Candidate
     from tests.support.kube_rally import KubeRally
 
-MANIFESTS = sorted((ROOT / "examples").glob("*.yaml"))
+MANIFESTS = sorted(set((ROOT / "examples").glob("*.yaml")) - {ROOT / "examples" / "compose.yaml"})
+WAITING = ROOT / "examples" / "waiting-pod.yaml"
+CANDIDATES = [path for path in MANIFESTS if path != WAITING]
 NODE = shutil.which("node")
 INTERVAL_S = 0.5
+IN_POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 UNKNOWN = (503, "Master is unknown")
 BOUND_S = 30.0
 
@@ -47,9 +52,8 @@ def objects(path: Path) -> dict[str, Any]:
     return {item["kind"]: item for item in yaml.safe_load_all(path.read_text()) if item}
 
 
-@pytest.mark.parametrize("path", MANIFESTS, ids=[path.stem for path in MANIFESTS])
-def test_a_manifest_applies_and_its_account_can_lead(rally: KubeRally, path: Path) -> None:
-    """Server-side apply takes it twice; its ServiceAccount campaigns in the election it names."""
+def apply(rally: KubeRally, path: Path) -> tuple[str, dict[str, Any]]:
+    """Apply a manifest twice, and return its account and what its pods are made of."""
     for _ in range(2):
         rally.plane.kubectl(
             "apply", "--server-side", "-n", rally.namespace, "-f", "-", input=path.read_text()
@@ -58,18 +62,32 @@ def test_a_manifest_applies_and_its_account_can_lead(rally: KubeRally, path: Pat
     account = named["ServiceAccount"]["metadata"]["name"]
     pod = named["Deployment"]["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == account
-    words = [
+    return account, pod
+
+
+def words_of(pod: dict[str, Any]) -> list[str]:
+    """Return the words of all command lines of a pod."""
+    return [
         word
         for container in [*pod.get("initContainers", []), *pod["containers"]]
         for word in [*container.get("command", []), *container.get("args", [])]
     ]
-    (election,) = [word for word in words if word.startswith("--election=")]
-    kubeconfig = rally.plane.kubeconfig_for(
-        rally.plane.token(rally.namespace, account), namespace=rally.namespace
-    )
+
+
+def kubeconfig_of(rally: KubeRally, account: str) -> str:
+    """Return the option with which a candidate has the rights of an account, and no others."""
+    token = rally.plane.token(rally.namespace, account)
+    return f"--kubeconfig={rally.plane.kubeconfig_for(token, namespace=rally.namespace)}"
+
+
+@pytest.mark.parametrize("path", CANDIDATES, ids=[path.stem for path in CANDIDATES])
+def test_a_manifest_applies_and_its_account_can_lead(rally: KubeRally, path: Path) -> None:
+    """Server-side apply takes it twice; its ServiceAccount campaigns in the election it names."""
+    account, pod = apply(rally, path)
+    (election,) = [word for word in words_of(pod) if word.startswith("--election=")]
+    lock = [election, kubeconfig_of(rally, account)]
     for name in "ab":
-        candidate = Rally.make(rally, name, lock=[election, f"--kubeconfig={kubeconfig}"])
-        candidate.start()
+        Rally.make(rally, name, lock=lock).start()
     (tree,) = rally.witness.wait_running(1, timeout_s=20)
     rally.leader(tree).terminate()
     successor = rally.witness.wait_successor(tree, timeout_s=20)
@@ -82,6 +100,40 @@ def test_a_manifest_applies_and_its_account_can_lead(rally: KubeRally, path: Pat
     ]
     assert not refusals, "the role has every right that is needed, watching among them"
     rally.assert_exclusive()
+
+
+def test_a_pod_that_waits_for_a_leader(rally: KubeRally) -> None:
+    """The account of the example may see who leads, and do nothing else; its words wait for it."""
+    account, pod = apply(rally, WAITING)
+    (waiting,) = pod["initContainers"]
+    waiter = Rally.make(
+        rally, "w", child=(), lock=[*waiting["args"], kubeconfig_of(rally, account)]
+    ).start()
+    user = service_account_user(rally.namespace, account)
+
+    def asked() -> bool:
+        requests = rally.plane.requests(rally.namespace, "my-app")
+        return any(request.user == user for request in requests)
+
+    wait_until(asked, timeout_s=BOUND_S, what="it looks")
+    assert waiter.process.poll() is None, "nobody leads"
+    leading, _ = apply(rally, ROOT / "examples" / "deployment.yaml")
+    lock = ["--election=my-app", kubeconfig_of(rally, leading)]
+    Rally.make(rally, "a", lock=lock).start()
+    assert waiter.wait() == 0
+    verbs = {
+        request.verb
+        for request in rally.plane.requests(rally.namespace, "my-app")
+        if request.user == user
+    }
+    assert verbs == {"get"}
+    path = lease_path(rally.namespace, "my-app")
+    token = rally.plane.token(rally.namespace, account)
+    assert rally.plane.request("GET", path, token=token)[0] == 200
+    status, _ = rally.plane.request(
+        "PATCH", path, {"spec": {}}, "application/merge-patch+json", token=token
+    )
+    assert status == 403
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=[path.stem for path in MANIFESTS])
@@ -111,6 +163,65 @@ def test_its_pods_may_run_where_pods_are_restricted(rally: KubeRally, path: Path
 
     wait_until(lambda: answer_to(lax) == 403, timeout_s=BOUND_S, what="the namespace is strict")
     assert answer_to(spec) == 201
+
+
+def parsed(words: list[str], *directories: str) -> config.Config:
+    """Read a command line as in a container that has these directories."""
+    host = config.Host(
+        hostname=lambda: "a-0",
+        is_init=lambda: True,
+        read_text=lambda _: "default",
+        file_problem=lambda _: None,
+        is_directory=lambda path: path in directories,
+    )
+    settings = config.parse(words, {} if directories else IN_POD, host=host)
+    assert isinstance(settings, config.Config)
+    return settings
+
+
+def test_the_injecting_pod_runs_what_its_init_container_installs() -> None:
+    """What is installed where, and what the main container runs, are the same, in one volume."""
+    named = objects(ROOT / "examples" / "injecting-pod.yaml")
+    pod = named["Deployment"]["spec"]["template"]["spec"]
+    (init,), (main,) = pod["initContainers"], pod["containers"]
+    installed = config.parse(init["args"], {})
+    assert isinstance(installed, config.InstallRequested)
+    (source,), (target,) = init["volumeMounts"], main["volumeMounts"]
+    assert source["mountPath"] == target["mountPath"] == installed.directory
+    assert target["readOnly"]
+    assert main["command"][0] == f"{installed.directory}/leaderexec"
+    (volume,) = pod["volumes"]
+    assert source["name"] == target["name"] == volume["name"]
+    assert "emptyDir" in volume
+    settings = parsed(main["command"][1:])
+    assert settings.command
+    assert pod["terminationGracePeriodSeconds"] * 10**9 >= settings.stop_timeout_ns + 9 * 10**9
+    assert init["securityContext"] == main["securityContext"]
+
+
+def test_the_compose_file() -> None:
+    """Its services say what compose wants, and its command holds the election on its own volume."""
+    composed = yaml.safe_load((ROOT / "examples" / "compose.yaml").read_text())
+    assert set(composed) == {"name", "services", "volumes"}
+    server, volume = composed["services"]["server"], composed["services"]["volume"]
+    assert (server["build"]["context"], server["scale"] > 1) == ("..", True)
+    assert (ROOT / server["build"]["dockerfile"]).exists()
+    (shared,) = server["volumes"]
+    name, _, place = shared.partition(":")
+    assert server["entrypoint"][0] == "leaderexec"
+    settings = parsed([*server["entrypoint"], *server["command"]][1:], place)
+    assert isinstance(settings.lock, config.FileLockSpec)
+    assert settings.command == tuple(server["command"])
+    assert settings.lock.path.startswith(f"{place}/"), "the directory is shared, not the file"
+    assert composed["volumes"] == {name: {"driver": "local"}}
+    assert volume["volumes"] == server["volumes"]
+    assert volume["command"] == ["chown", server["user"], place]
+    assert "init" not in server
+    grace = server["stop_grace_period"]
+    assert config.parse_duration(grace) >= settings.stop_timeout_ns + 9 * 10**9
+    for each in (server, volume):
+        assert each["read_only"]
+        assert (each["cap_drop"], each["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
 
 
 # --- the sidecar and the program beside it ---------------------------------------------------

@@ -33,6 +33,7 @@ _CHILD: Final = "tests/process/test_child.py::"
 _STOPPING: Final = "tests/process/test_stopping.py::"
 _AROUND: Final = "tests/process/test_surroundings.py::"
 _HTTP: Final = "tests/process/test_http.py::"
+_INIT: Final = "tests/process/test_init_options.py::"
 
 
 def _mutant(name: str, rules: str, removes: str, edit: Edit, *tests: str) -> Mutant:
@@ -42,7 +43,6 @@ def _mutant(name: str, rules: str, removes: str, edit: Edit, *tests: str) -> Mut
 #: What no mutant removes, by the number of the rule, and why. A rule may have mutants as well.
 NOT_CODE: Final[dict[int, str]] = {
     2: "that deletes carry preconditions: leaderexec deletes no object",
-    4: "cgroup.kill: leaderexec does not use it, the loop over a subreaper's children suffices",
     5: "that a zombie main thread is no end: the kernel's wait decides, no line of ours",
     7: "a new socketpair per elector: without it the next elector has no channel at all, and an "
     "old grant on a new channel is refused by its generation, which has a mutant",
@@ -355,8 +355,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that orphans of the tree fall to the keeper",
         Edit(
             "guardian.py",
-            "                linux.become_subreaper()\n                Keeper(\n",
-            "                Keeper(\n",
+            "is_subreaper=linux.become_subreaper(),",
+            "is_subreaper=True,",
         ),
         f"{_CHILD}test_a_child_that_forks_and_exits_leaves_a_tree_that_is_stopped",
     ),
@@ -366,10 +366,28 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that what a dead keeper leaves falls to the guardian",
         Edit(
             "guardian.py",
-            "        if not self._is_init:\n            linux.become_subreaper()\n",
-            "",
+            "if not self._is_init and not linux.become_subreaper():",
+            "if False:",
         ),
         f"{_SUITE}test_keeper_killed[plain]",
+    ),
+    _mutant(
+        "group-is-not-killed",
+        "4",
+        "the one write that kills a control group",
+        Edit("cgroup.py", 'os.write(self._fds[0], b"1")', "pass"),
+        f"{_INIT}test_one_write_kills_what_is_in_the_group",
+    ),
+    _mutant(
+        "keeper-proves-what-it-cannot-see",
+        "4 5",
+        "that a keeper which is no subreaper proves nothing",
+        Edit(
+            "keeper.py",
+            "        if not self._is_subreaper:\n            return UNPROVEN\n",
+            "",
+        ),
+        f"{_INIT}test_without_a_subreaper_a_dead_guardians_lock_is_not_given_back",
     ),
     _mutant(
         "keeper-sweeps-once",
@@ -664,7 +682,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "child-may-gain-privileges",
         "9",
         "NO_NEW_PRIVS of a guardian that is not root",
-        Edit("guardian.py", "no_new_privs=os.geteuid() != 0,", "no_new_privs=False,"),
+        Edit("guardian.py", "no_new_privs=os.geteuid() != 0 and", "no_new_privs=False and"),
         f"{_AROUND}test_without_the_power_to_kill_anybody_the_child_gains_no_privileges"
         "[wrapper1-True]",
     ),
@@ -1105,7 +1123,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that one inside its own election is refused",
         Edit(
             "config.py",
-            "    if namespace is not None:\n        refuse_nesting(election, namespace, environ)\n",
+            "    elif namespace is not None:\n"
+            "        refuse_nesting(election, namespace, environ)\n",
             "",
         ),
         f"{_CONFIG}test_same_election_inside_itself",

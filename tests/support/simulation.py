@@ -1416,7 +1416,7 @@ class World:
 
     def ask_to_stop(self, host: Host, signum: int) -> None:
         self._trace(f"signal {signum} to {host.candidate.name}")
-        host.candidate.guardian.tell(tenure.StopAsked(signum, kill=False))
+        host.candidate.guardian.tell(tenure.StopAsked(signum, send=TERM, kill=False))
 
     def meddle(self, how: int) -> None:
         """Edit the lock as a person would who does not know better."""

@@ -36,6 +36,7 @@ from leaderexec.config import (
     HelpRequested,
     Host,
     HttpSpec,
+    InstallRequested,
     LeaseLockSpec,
     LogFormat,
     LogLevel,
@@ -143,7 +144,12 @@ def test_defaults() -> None:
         stop_timeout_ns=20 * SECOND_NS,
         on_loss=OnLoss.STANDBY,
         campaign_timeout_ns=None,
+        wait_for_leader=False,
         signal_group=False,
+        rewrite_signals={},
+        remap_exits={},
+        parent_death_signal=None,
+        allow_privilege_escalation=False,
         kubeconfig=None,
         context=None,
         in_cluster=True,
@@ -207,6 +213,47 @@ def test_last_of_a_repeated_option_counts() -> None:
     assert config("--id=a", "--id", "b").identity == "b"
     assert config("-n", "Bad", "--namespace=good").namespace == "good"
     assert config("--signal-group", "--signal-group=false").signal_group is False
+
+
+def test_options_that_hold_pairs_add_up() -> None:
+    """Pairs may be given together or one by one; of two for the same thing the last one counts."""
+    rewritten = config("--rewrite-signal=15:3,HUP:0", "--rewrite-signal", "sigusr1:KILL")
+    assert rewritten.rewrite_signals == {15: 3, 1: 0, 10: 9}
+    assert config("--rewrite-signal=15:3", "--rewrite-signal=TERM:2").rewrite_signals == {15: 2}
+    assert config("--remap-exit=143:0", "--remap-exit=130:0,143:7").remap_exits == {143: 7, 130: 0}
+    given = "--rewrite-signal '15:3,nonsense': "
+    assert complaint("--rewrite-signal=15:3", "--rewrite-signal=nonsense").startswith(given)
+
+
+def test_waiting_for_a_leader_is_all_there_is() -> None:
+    """A wait has no command, serves nothing, and may take place inside the election's own tree."""
+    parsed = config("--wait-for-leader", "--timeout=3s", command=(), env=INSIDE)
+    assert parsed.wait_for_leader
+    assert parsed.campaign_timeout_ns == 3 * SECOND_NS
+    beside = "only waits, so it cannot stand beside"
+    assert complaint("--wait-for-leader") == (
+        f"--wait-for-leader 'true': {beside} COMMAND 'run'; accepted: either of them"
+    )
+    assert f"{beside} --http ':80'; accepted" in complaint(
+        "--wait-for-leader", "--http=:80", command=()
+    )
+
+
+@pytest.mark.parametrize("timeout", ["0", "2s"])
+def test_waiting_takes_longer_than_a_renewal(timeout: str) -> None:
+    """No renewal could be seen within such a timeout."""
+    message = complaint("--wait-for-leader", f"--timeout={timeout}", command=())
+    assert message == (
+        f"--timeout '{timeout}': a leader is known by its renewals, of which one comes every "
+        "--retry-period (2s); accepted: longer than that, or no --timeout to wait for ever"
+    )
+
+
+def test_pairs_of_a_flag_replace_those_of_the_variable() -> None:
+    """Flags add up among themselves, not with what a variable holds."""
+    env = {"LEADEREXEC_REMAP_EXIT": "143:0"}
+    assert config(env=env).remap_exits == {143: 0}
+    assert config("--remap-exit=1:2", env=env).remap_exits == {1: 2}
 
 
 @pytest.mark.parametrize("word", ["--help", "-h"])
@@ -315,7 +362,12 @@ def test_every_option_is_also_a_variable() -> None:
         "LEADEREXEC_STOP_TIMEOUT": "5",
         "LEADEREXEC_ON_LOSS": "exit",
         "LEADEREXEC_TIMEOUT": "0",
+        "LEADEREXEC_WAIT_FOR_LEADER": "false",
         "LEADEREXEC_SIGNAL_GROUP": "yes",
+        "LEADEREXEC_REWRITE_SIGNAL": "TERM:QUIT,1:0",
+        "LEADEREXEC_REMAP_EXIT": "143:0,130:1",
+        "LEADEREXEC_PARENT_DEATH_SIGNAL": "SIGTERM",
+        "LEADEREXEC_ALLOW_PRIVILEGE_ESCALATION": "on",
         "LEADEREXEC_KUBECONFIG": "kc",
         "LEADEREXEC_CONTEXT": "prod",
         "LEADEREXEC_USE_CLUSTER_CREDENTIALS": "no",
@@ -337,7 +389,12 @@ def test_every_option_is_also_a_variable() -> None:
         stop_timeout_ns=5 * SECOND_NS,
         on_loss=OnLoss.EXIT,
         campaign_timeout_ns=0,
+        wait_for_leader=False,
         signal_group=True,
+        rewrite_signals={signal.SIGTERM: signal.SIGQUIT, signal.SIGHUP: 0},
+        remap_exits={143: 0, 130: 1},
+        parent_death_signal=signal.SIGTERM,
+        allow_privilege_escalation=True,
         kubeconfig="/srv/kc",
         context="prod",
         in_cluster=False,
@@ -537,6 +594,42 @@ WRONG_BY_OPTION = {
         ("stand", "no such choice"),
     ],
     ("--signal-group", SWITCH): NOT_BOOLEAN,
+    ("--wait-for-leader", SWITCH): NOT_BOOLEAN,
+    ("--rewrite-signal", "pairs FROM:TO of signals, TO may be 0, such as 15:3"): [
+        ("", "empty"),
+        ("15", "15 is no pair"),
+        ("15:3,", "empty"),
+        ("15:3,HUP", "HUP is no pair"),
+        ("15:", "15:: empty"),
+        (":3", ":3: empty"),
+        ("15:3:2", "15:3:2: no such signal"),
+        ("0:15", "0:15: no such signal"),
+        ("15:65", "15:65: no such signal"),
+        ("TREM:INT", "TREM:INT: no such signal"),
+        ("15 : 3", "'15 : 3': no such signal"),
+        ("KILL:TERM", "KILL:TERM: it cannot be caught, so it is never forwarded"),
+        ("19:15", "19:15: it cannot be caught, so it is never forwarded"),
+        (
+            "CHLD:0",
+            "CHLD:0: the kernel sends it about our own children, so it is never forwarded",
+        ),
+    ],
+    ("--remap-exit", "pairs FROM:TO of exit codes from 0 to 255, such as 143:0"): [
+        ("", "empty"),
+        ("143", "143 is no pair"),
+        ("143:0,,1:2", "empty"),
+        ("143:", "143:: an exit code is missing"),
+        ("143:256", "143:256: 256 is no exit code"),
+        ("-1:0", "-1:0: -1 is no exit code"),
+        ("TERM:0", "TERM:0: TERM is no exit code"),
+        ("\u0663:0", "'\u0663:0': '\u0663' is no exit code"),
+    ],
+    ("--parent-death-signal", "a signal's name, with or without SIG, or its number"): [
+        ("", "empty"),
+        ("0", "no such signal"),
+        ("DEATH", "no such signal"),
+    ],
+    ("--allow-privilege-escalation", SWITCH): NOT_BOOLEAN,
     ("--use-cluster-credentials", SWITCH): NOT_BOOLEAN,
     (
         "--http",
@@ -1585,7 +1678,7 @@ def test_any_words_on_the_real_machine(argv: list[str], environ: dict[str, str])
 
 def outcome_of(
     argv: Sequence[str], environ: Mapping[str, str], host: Host | None
-) -> Config | HelpRequested | VersionRequested | str:
+) -> Config | HelpRequested | VersionRequested | InstallRequested | str:
     """Return what `argv` becomes, or the message that it is refused with."""
     try:
         return parse(argv, environ, host=host)
@@ -1608,6 +1701,10 @@ def check_config(parsed: Config) -> None:
         assert parsed.http.host.isascii()
         assert 0 <= parsed.http.port <= 65535
     assert parsed.stop_signal in signal.valid_signals()
+    assert signal.valid_signals() >= set(parsed.rewrite_signals)
+    assert {0, *signal.valid_signals()} >= set(parsed.rewrite_signals.values())
+    assert set(range(256)) >= {*parsed.remap_exits, *parsed.remap_exits.values()}
+    assert parsed.parent_death_signal in {None, *signal.valid_signals()}
     if isinstance(parsed.lock, FileLockSpec):
         assert parsed.lock.path.startswith("/")
         assert not parsed.kubeconfig
@@ -1879,7 +1976,7 @@ def test_stopped_is_no_end() -> None:
 def test_config_has_no_undocumented_fields() -> None:
     """Every field of a Config is something that an option, or a rule of the module, decides."""
     derived = {"identity", "identity_is_generated", "slot", "timing", "in_cluster", "command"}
-    derived |= {"stop_timeout_ns", "campaign_timeout_ns"}
+    derived |= {"stop_timeout_ns", "campaign_timeout_ns", "rewrite_signals", "remap_exits"}
     options = {option.name[2:].replace("-", "_") for option in OPTIONS}
     assert {field.name for field in fields(Config)} - derived <= options
 

@@ -47,6 +47,9 @@ ORDERS: Final = Orders(
     on_loss=tenure.OnLoss.STANDBY,
     campaign_timeout_ns=None,
     signal_group=False,
+    rewrite_signals={},
+    remap_exits={},
+    allow_privilege_escalation=False,
 )
 WITH_TREE: Final = {tenure.State.RUNNING, tenure.State.STOPPING, tenure.State.KILLING}
 
@@ -232,7 +235,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(linux, "boottime_ns", clock)
     for name in ("be_prompt", "become_subreaper", "name_process"):
-        monkeypatch.setattr(linux, name, lambda *_: None)
+        monkeypatch.setattr(linux, name, lambda *_: True)
     monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: set())
     return clock
 

@@ -33,6 +33,8 @@ from tests.unit.test_config import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from leaderexec.config import Option
+
 pytestmark = pytest.mark.usefixtures("unmeasured")
 
 _SPELLINGS: Final = [spelling for option in OPTIONS for spelling in option.spellings]
@@ -78,6 +80,7 @@ def _as_variables(timing: Mapping[str, str]) -> dict[str, str]:
 _GOOD: Final = (
     "--election=my-app", "--id=me", "--lock=file:/run/l", "--lock=configmaps", "--on-loss=exit",
     "--timeout=0", "--stop-signal=RTMIN+3", "--stop-timeout=1m30s", "--signal-group", "-n", "shop",
+    "--rewrite-signal=15:3,HUP:0", "--remap-exit=143:0", "--parent-death-signal=9",
     "--namespace=shop", "--kubeconfig=/a", "--context=c", "--use-cluster-credentials=no",
     "--http=[::1]:80", "--ready=leader", "--log-format=json", "--log-level=debug", "--", "run",
 )  # fmt: skip
@@ -130,6 +133,17 @@ def _values(argv: Sequence[str]) -> set[str]:
     }
 
 
+def _sums(option: Option[object], argv: Sequence[str]) -> list[str]:
+    """Return what an option that adds up may have added up to, by the words from the first on."""
+    given: list[str] = []
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word == option.name:
+            given.append(following)
+        elif word.startswith(f"{option.name}="):
+            given.append(word.partition("=")[2])
+    return [",".join(given[:count]) for count in range(2, len(given) + 1)]
+
+
 def _names_what_was_given(
     message: str, argv: Sequence[str], environ: Mapping[str, str], files: Mapping[str, str]
 ) -> bool:
@@ -145,6 +159,8 @@ def _names_what_was_given(
     values = _as_shown(_values(argv))
     labels = {f"{spelling} {value}" for spelling in _SPELLINGS for value in values}
     for option in OPTIONS:
+        if option.adds_up:
+            labels |= {f"{option.name} {value}" for value in _as_shown(_sums(option, argv))}
         for name in option.variables:
             given = _as_shown([environ.get(name, "")])
             labels |= {f"{name}={value} ({option.name})" for value in given}

@@ -162,7 +162,12 @@ def test_the_first_act_of_a_keeper_that_kills_is_one_call(
     spec = ChildSpec("/bin/true", ("true",), {}, 0, no_new_privs=False, terminal_of=None)
     me = os.pidfd_open(os.getpid())
     keeper = Keeper(
-        channel=theirs, guardian_pidfd=me, proof_fd=writing, spec=spec, log=cast("Log", None)
+        channel=theirs,
+        guardian_pidfd=me,
+        proof_fd=writing,
+        is_subreaper=True,
+        spec=spec,
+        log=cast("Log", None),
     )
     keeper._child = child
     states: list[str] = []
@@ -186,7 +191,7 @@ def test_a_guardian_kills_the_childs_group_itself(child: int) -> None:
     """Rule 4: one call at the deadline, whether or not the keeper is given time for its own."""
     os.setpgid(child, child)
     pidfd = os.pidfd_open(child)
-    guardian.Guardian._kill_child(SimpleNamespace(_child=(child, pidfd)))  # type: ignore[arg-type]
+    guardian.Guardian._kill_child(SimpleNamespace(_child=(child, pidfd), _group=None))  # type: ignore[arg-type]
     os.close(pidfd)
     wait_until(lambda: state_of(child) == "Z", timeout_s=5, what="the child is dead")
 

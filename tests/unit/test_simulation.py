@@ -546,7 +546,7 @@ def test_not_leading_on_an_object_that_the_write_created_keeps_trees_apart() -> 
 class _ReleasesTooEarly(Tenure):
     """Gives the lock back when it asks the tree to stop."""
 
-    def _stop(self, cause: tenure.Cause, **fields: object) -> None:
+    def _stop(self, cause: tenure.Cause, **fields: Any) -> None:
         super()._stop(cause, **fields)
         assert self.grant is not None
         self._effects.append(tenure.AskRelease(self.grant.token, retire=False))

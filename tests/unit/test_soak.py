@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -30,7 +30,7 @@ _MIXED: Final = CLUSTERS["mixed"][0]
 class ReleasesTooEarly(Tenure):
     """Gives the lock back when it asks the tree to stop."""
 
-    def _stop(self, cause: tenure.Cause, **fields: object) -> None:
+    def _stop(self, cause: tenure.Cause, **fields: Any) -> None:
         super()._stop(cause, **fields)
         assert self.grant is not None
         self._effects.append(tenure.AskRelease(self.grant.token, retire=False))

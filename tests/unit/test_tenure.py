@@ -52,7 +52,7 @@ from leaderexec.tenure import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 TIMING: Final = Timing()
 MARGIN_NS: Final = TIMING.margin_ns
@@ -74,6 +74,7 @@ class Drive:
         on_loss: OnLoss = OnLoss.STANDBY,
         campaign_timeout_ns: int | None = None,
         signal_group: bool = False,
+        remap_exits: Mapping[int, int] | None = None,
         has_child: bool = True,
     ) -> None:
         self.now_ns = START_NS
@@ -86,6 +87,7 @@ class Drive:
             on_loss=on_loss,
             campaign_timeout_ns=campaign_timeout_ns,
             signal_group=signal_group,
+            remap_exits=remap_exits,
             now_ns=self.now_ns,
             has_child=has_child,
         )
@@ -154,7 +156,7 @@ class Drive:
         return self.step(LeadershipLost(generation, token, "held by b"))
 
     def ask(self, signum: int = TERM, *, kill: bool = False) -> list[Effect]:
-        return self.step(StopAsked(signum, kill))
+        return self.step(StopAsked(signum, TERM, kill))
 
     def released(self, *, retired: bool = False, token: Token | None = TOKEN) -> list[Effect]:
         return self.step(Released(self.core.generation, token, retired))
@@ -610,9 +612,42 @@ def test_the_childs_own_code_is_returned_after_a_requested_stop() -> None:
     assert only(drive.released(retired=True), End).exit_code == 7
 
 
-def test_the_configured_stop_signal_is_sent_for_any_request() -> None:
-    """SIGINT to us becomes the child's stop signal."""
-    assert only(running().ask(INT), SignalTree).signum == TERM
+def test_the_child_is_sent_what_a_request_says() -> None:
+    """A request says which signal it becomes; what the child leaves gets the stop signal."""
+    drive = running()
+    effects = drive.step(StopAsked(INT, USR1, kill=False))
+    assert only(effects, SignalTree) == SignalTree(USR1, Scope.CHILD, stop=True)
+    left = drive.step(ChildEnded(0))
+    assert only(left, SignalTree) == SignalTree(TERM, Scope.ALL, stop=True)
+
+
+def test_exit_codes_are_remapped() -> None:
+    """The child's code, and that of a candidate which a signal ended, are what the user wants."""
+    remap = {143: 0, 7: 3, 0: 9}
+    drive = running(remap_exits=remap)
+    drive.ends_with(7)
+    assert only(drive.released(retired=True), End) == End(3, "")
+    standby = Drive(remap_exits=remap)
+    standby.step()
+    standby.ask()
+    assert only(standby.released(retired=True, token=None), End) == End(0, "")
+
+
+def test_exit_codes_of_ours_are_never_remapped() -> None:
+    """A loss and a timeout are told as documented, and with a line, unlike a child's same code."""
+    remap = {75: 0, 124: 0}
+    drive = running(remap_exits=remap, on_loss=OnLoss.EXIT)
+    drive.lost()
+    drive.ends_with(0)
+    assert only(drive.released(retired=True), End) == End(75, "leadership lost")
+    timed = Drive(remap_exits=remap, campaign_timeout_ns=0)
+    timed.step()
+    timed.step(Stood())
+    left = timed.released(retired=True, token=None)
+    assert only(left, End) == End(124, "not leader within --timeout")
+    of_child = running()
+    of_child.ends_with(75)
+    assert only(of_child.released(retired=True), End) == End(75, "")
 
 
 def test_a_stop_may_go_to_the_childs_group() -> None:

@@ -1,0 +1,1 @@
+"""Containers made of the images, beside a real API server."""

@@ -1,0 +1,61 @@
+"""The images, built once for the whole session, and candidates that are containers of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kube.conftest import control_plane, namespace  # noqa: F401 - fixtures of this lane too
+from tests.support.containers import (
+    ContainerRally,
+    Image,
+    Mount,
+    Storage,
+    Unbuildable,
+    require_containers,
+)
+from tests.support.required import missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.controlplane import ControlPlane
+    from tests.support.witness import Witness
+
+
+@pytest.fixture(scope="session")
+def storage() -> Storage:
+    """Where the images are, with the bases in it."""
+    require_containers()
+    images = Storage()
+    try:
+        images.base()
+    except Unbuildable as reason:
+        missing("base image", reason)
+    return images
+
+
+@pytest.fixture(scope="session")
+def slim(storage: Storage) -> Image:
+    """The image that `make image` makes."""
+    return storage.slim()
+
+
+@pytest.fixture
+def rally(
+    slim: Image,
+    control_plane: ControlPlane,  # noqa: F811
+    namespace: str,  # noqa: F811
+    witness: Witness,
+    tmp_path: Path,
+) -> Iterator[ContainerRally]:
+    """Containers of the image, on a Lease in the test's own namespace, with no shell in them."""
+    with ContainerRally(witness, tmp_path, control_plane, namespace, slim) as candidates:
+        candidates.mounts = [Mount(f"/usr/bin/{name}", Path("/dev/null")) for name in SHELLS]
+        yield candidates
+
+
+#: What there is of shells in the base, and may not be executed in a test.
+SHELLS = ("bash", "dash")

@@ -1,0 +1,141 @@
+"""The bundle in images that hold nothing but a busybox, where an init container has put it.
+
+The child is a static program too: there is no interpreter in such a root.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from tests.support.candidates import ROOT
+from tests.support.containers import CHILD, SHARED, USER, ContainerRally, Mount
+from tests.support.controlplane import GoProgram, Unavailable
+from tests.support.required import missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.containers import Container, Image, Storage
+    from tests.support.controlplane import ControlPlane
+    from tests.support.witness import Witness
+
+#: So long that nobody who takes the lock in time has waited for its end.
+LONG: Final = ("--lease-duration=90s", "--renew-deadline=60s", "--retry-period=1s")
+
+
+class Injected(ContainerRally):
+    """Candidates whose pods have a volume, into which an init container puts the bundle."""
+
+    def __init__(
+        self,
+        witness: Witness,
+        directory: Path,
+        plane: ControlPlane,
+        namespace: str,
+        *,
+        carrier: Image,
+        plain: Image,
+        child: Path,
+    ) -> None:
+        self.carrier = carrier
+        super().__init__(witness, directory, plane, namespace, plain)
+        self.mounts = [Mount(CHILD, child)]
+
+    def volume(self, name: str) -> Path:
+        """Return a volume that is empty, and open to everybody, as an emptyDir is."""
+        path = self.directory / f"volume-{name}"
+        path.mkdir()
+        path.chmod(0o777)
+        return path
+
+    def install(self, name: str, volume: Path) -> Container:
+        """Run the init container of a pod to its end."""
+        self.place(name, image=self.carrier, mounts=[Mount(SHARED, volume, writable=True)])
+        container = self.container(name, "install", SHARED)
+        container.start()
+        assert container.wait(120) == 0, container.log
+        return container
+
+    def inject(self, name: str, volume: Path, *child: str) -> Container:
+        """Start a pod's main container, with the bundle in its volume."""
+        entry_point = [f"{SHARED}/leaderexec"]
+        self.place(name, entry_point=entry_point, mounts=[Mount(SHARED, volume)])
+        container = self.make(name, child=[CHILD, *child])
+        container.start()
+        return container
+
+
+@pytest.fixture
+def rally(
+    storage: Storage, control_plane: ControlPlane, namespace: str, witness: Witness, tmp_path: Path
+) -> Iterator[Injected]:
+    """Containers without Python, on a Lease in the test's own namespace."""
+    try:
+        child = GoProgram(ROOT / "tests" / "support" / "gochild").build()
+    except Unavailable as reason:
+        missing("child in Go", reason)
+    with Injected(
+        witness,
+        tmp_path,
+        control_plane,
+        namespace,
+        carrier=storage.bundle(),
+        plain=storage.busybox(),
+        child=child,
+    ) as candidates:
+        yield candidates
+
+
+@pytest.mark.slow
+def test_an_init_container_brings_leaderexec_to_any_image(rally: Injected) -> None:
+    """Where there is nothing but a busybox an installed leaderexec leads, and hands over."""
+    rally.timing = LONG
+    volumes = [rally.volume(name) for name in "ab"]
+    for name, volume in zip("ab", volumes, strict=True):
+        rally.install(f"init-{name}", volume)
+    leader = rally.inject("a", volumes[0])
+    (tree,) = rally.witness.wait_running(1, "a", timeout_s=60)
+    assert leader.init == leader.guardian, "the launcher, the loader and Python are one process"
+    (child,) = tree.processes
+    assert child.uid == USER
+    rally.inject("b", volumes[1]).wait_event(f"leader is {leader.identity}", timeout_s=60)
+    leader.terminate()
+    assert rally.witness.wait_successor(tree, timeout_s=60).candidate == "b"
+    assert leader.wait() == 0, "the child's own code"
+    rally.assert_exclusive()
+
+
+@pytest.mark.slow
+def test_a_killed_container_finds_its_lease_and_its_bundle_again(rally: Injected) -> None:
+    """A container that is started again in its slot leads again, by the same bundle."""
+    rally.timing = LONG
+    volume = rally.volume("a")
+    rally.install("init", volume)
+    leader = rally.inject("a", volume)
+    (tree,) = rally.witness.wait_running(1, "a", timeout_s=60)
+    leader.runtime_kill("KILL")
+    assert leader.wait() == 137
+    rally.witness.wait_ended(tree)
+    rally.pods["server-again"] = leader.pod
+    again = rally.inject("again", volume)
+    successor = rally.witness.wait_successor(tree, timeout_s=60)
+    assert (successor.candidate, again.identity) == ("again", leader.identity)
+    rally.assert_exclusive()
+
+
+@pytest.mark.slow
+def test_installing_again_beside_a_running_one(rally: Injected) -> None:
+    """A second init container, of a pod that is started anew, does not disturb what runs."""
+    rally.timing = LONG
+    volume = rally.volume("a")
+    rally.install("init", volume)
+    leader = rally.inject("a", volume)
+    (tree,) = rally.witness.wait_running(1, "a", timeout_s=60)
+    rally.install("init-again", volume)
+    leader.terminate()
+    assert leader.wait() == 0
+    assert rally.witness.wait_ended(tree)
+    rally.assert_exclusive()

@@ -1,0 +1,195 @@
+"""The bundle on a real Lease, with each kind of credentials.
+
+The bundle carries a part of the kubernetes package only, and stand-ins for the rest; each way to
+credentials imports another part of that.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import ssl
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+import pytest
+import yaml
+
+from tests.support.bundle import Bundled, bundle
+from tests.support.candidates import in_cluster, puppet_command
+from tests.support.plugin import ExecPlugin
+from tests.support.rally import Rally
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.candidates import Candidate
+    from tests.support.kube_rally import KubeRally
+
+_ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+BOUND_S = 60
+CLIENT_SECRET = "the client's secret"
+#: What credential plugins, as foreign programs, must get as it was given.
+GIVEN = {
+    "LD_LIBRARY_PATH": "/the/users/own",
+    "_PYI_ARCHIVE_FILE": "/somebody/elses",
+    "PYTHONHOME": "/nowhere",
+}
+
+
+def bundled(rally: KubeRally, candidate: Candidate) -> Bundled:
+    """Let a candidate that is not started be the bundle."""
+    changed = Bundled(
+        candidate.name,
+        candidate.options,
+        candidate.command,
+        candidate.directory,
+        env=candidate.env,
+        wrapper=candidate.wrapper,
+    )
+    changed.program = str(bundle() / "leaderexec")
+    rally.candidates[candidate.name] = changed
+    return changed
+
+
+def kubeconfig_of(candidate: Candidate) -> Path:
+    """Return the kubeconfig that a candidate was told."""
+    (option,) = [word for word in candidate.options if word.startswith("--kubeconfig=")]
+    return Path(option.partition("=")[2])
+
+
+def assert_leads_and_releases(rally: KubeRally, candidate: Bundled) -> None:
+    """Start it, see its tree run, end it, and see the Lease given back."""
+    candidate.start()
+    (tree,) = rally.witness.wait_running(1, candidate.name, timeout_s=BOUND_S)
+    assert rally.spec["holderIdentity"] == candidate.identity
+    candidate.terminate()
+    assert candidate.wait(BOUND_S) == 143
+    rally.witness.wait_ended(tree)
+    assert rally.spec["holderIdentity"] == ""
+
+
+def test_a_token_in_a_kubeconfig(rally: KubeRally) -> None:
+    """A kubeconfig is read, and a Lease held and given back."""
+    assert_leads_and_releases(rally, bundled(rally, rally.make("a")))
+
+
+@_ROOT_ONLY
+def test_in_a_pod_a_standby_takes_over(rally: KubeRally) -> None:
+    """With a service account's token, a watch tells it of a release; models are never loaded."""
+    leader, tree = rally.start_leader("a")
+    secrets = rally.plane.incluster(
+        rally.directory / "secrets", rally.token_path.read_text(), rally.namespace
+    )
+    address = {
+        "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+        "KUBERNETES_SERVICE_PORT": str(rally.plane.port),
+    }
+    standby = bundled(rally, Rally.make(rally, "b", env=address, wrapper=in_cluster(secrets)))
+    standby.start().wait_event(f"leader is {leader.identity}", timeout_s=BOUND_S)
+    maps = Path(f"/proc/{standby.elector}/maps").read_text()
+    assert "libssl" in maps, "it has talked to the server"
+    assert "pydantic" not in maps, "the whole package was imported"
+    leader.terminate()
+    successor = rally.witness.wait_successor(tree, timeout_s=BOUND_S)
+    assert successor.candidate == "b"
+    rally.assert_exclusive()
+
+
+def test_a_credential_plugin_gets_the_environment_as_it_was(rally: KubeRally) -> None:
+    """A plugin is a foreign program: what we need of our own would break it."""
+    candidate = rally.make("a", env=GIVEN, child=["env", "-u", "PYTHONHOME", *puppet_command()])
+    with ExecPlugin(rally.directory, rally.token_path) as plugin:
+        plugin.write_into(kubeconfig_of(candidate))
+        said = rally.directory / "environ"
+        real = plugin.command.with_name("real")
+        plugin.command.rename(real)
+        plugin.command.write_text(f"#!/bin/sh\ncat /proc/$$/environ > {said}\nexec {real}\n")
+        plugin.command.chmod(0o755)
+        assert_leads_and_releases(rally, bundled(rally, candidate))
+        assert plugin.runs
+    received = said.read_bytes().split(b"\0")
+    assert {f"{name}={value}".encode() for name, value in GIVEN.items()} <= set(received)
+    assert not [s for s in received if s.startswith((b"@", b"_PYI_PARENT"))]
+
+
+@pytest.fixture
+def issuer(rally: KubeRally, tmp_path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """An OpenID Connect issuer: its URL, and the refreshes that it was asked for.
+
+    What it issues is a token that the API server accepts: that of the service account.
+    """
+    asked: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer({"token_endpoint": f"{url}/token"})
+
+        def do_POST(self) -> None:
+            form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            asked.append({**form, "authorization": self.headers["Authorization"]})
+            token = rally.token_path.read_text()
+            self._answer(
+                {"access_token": "a", "token_type": "Bearer", "id_token": token,
+                 "refresh_token": "another"}
+            )  # fmt: skip
+
+        def _answer(self, document: dict[str, Any]) -> None:
+            body = json.dumps(document).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    cert, key = rally.plane.issue_serving_cert(tmp_path / "issuer")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        url = f"https://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield url, asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_openid_connect_refreshes_a_token_that_is_past(
+    rally: KubeRally, issuer: tuple[str, list[dict[str, Any]]]
+) -> None:
+    """The package's own client asks the issuer, with the parts of it that the bundle has."""
+    url, asked = issuer
+    candidate = rally.make("a")
+    path = kubeconfig_of(candidate)
+    config = yaml.safe_load(path.read_text())
+    claims = json.dumps({"exp": int(time.time()) - 3600}).encode()
+    past = base64.urlsafe_b64encode(claims + b" " * (-len(claims) % 3)).decode()
+    config["users"][0]["user"] = {
+        "auth-provider": {
+            "name": "oidc",
+            "config": {
+                "client-id": "us",
+                "client-secret": CLIENT_SECRET,
+                "id-token": f"e30.{past}.e30",
+                "idp-issuer-url": url,
+                "idp-certificate-authority-data": base64.b64encode(
+                    rally.plane.ca.pem.encode()
+                ).decode(),
+                "refresh-token": "one",
+            },
+        }
+    }
+    path.write_text(yaml.safe_dump(config))
+    assert_leads_and_releases(rally, bundled(rally, candidate))
+    assert asked[0]["refresh_token"] == ["one"]

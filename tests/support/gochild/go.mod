@@ -1,0 +1,3 @@
+module leaderexec.test/gochild
+
+go 1.24

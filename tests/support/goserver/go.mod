@@ -1,0 +1,3 @@
+module leaderexec.test/goserver
+
+go 1.26.0

@@ -1,0 +1,272 @@
+"""The terminal and the job, as far as they can be seen without a shell (tests/process has one)."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import termios
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from leaderexec import linux, terminal
+from leaderexec.guardian import Guardian
+from leaderexec.model import SECOND_NS, Timing
+from leaderexec.tenure import OnLoss, State, Tenure, Woke
+from tests.support.candidates import kill, state_of
+from tests.support.wait import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture
+def child() -> Iterator[int]:
+    """A child in a process group of its own that does nothing."""
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        signal.pause()
+        os._exit(0)
+    wait_until(lambda: os.getpgid(pid) == pid, timeout_s=5, what="its own group")
+    yield pid
+    kill(pid)
+    os.waitpid(pid, 0)
+
+
+def on_a_terminal(body: Callable[[terminal.Terminal], bool]) -> bool:
+    """Run `body` as the leader of a session with a terminal, signals blocked as a guardian's."""
+    pid, master = pty.fork()
+    if pid == 0:
+        code = 1
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, linux.ALL_SIGNALS)
+            found = terminal.find()
+            code = 0 if found and body(found) else 1
+        finally:
+            os._exit(code)
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        os.close(master)
+
+
+def fork_group() -> int:
+    """Start a process in a group of its own that ends with us."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        linux.die_with_parent(parent)
+        os.setpgid(0, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        signal.pause()
+        os._exit(0)
+    os.setpgid(pid, pid)
+    return pid
+
+
+def test_a_stop_is_seen_once_and_an_exit_never(child: int) -> None:
+    """The exit status stays for the one place that reaps."""
+    assert linux.stopped_by(child) is None
+    for signum in (signal.SIGSTOP, signal.SIGTSTP):
+        os.kill(child, signum)
+        wait_until(lambda: state_of(child) == "T", timeout_s=5, what="stopped")
+        assert linux.stopped_by(child) == signum
+        assert linux.stopped_by(child) is None
+        os.kill(child, signal.SIGCONT)
+        wait_until(lambda: state_of(child) != "T", timeout_s=5, what="continued")
+    kill(child)
+    assert linux.stopped_by(child) is None
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+
+
+def test_the_terminal_is_lent_and_taken_back() -> None:
+    """It goes to the child's group and back; of the living, nobody else is deprived of it."""
+
+    def body(ours: terminal.Terminal) -> bool:
+        child, other = fork_group(), fork_group()
+        lent = ours.is_lent and ours.lend(child) and ours.is_with(child)
+        spared = not ours.lend(other) and not ours.take_back(other) and ours.is_with(child)
+        back = ours.take_back(child) and ours.is_with(ours.group) and not ours.take_back(child)
+        return lent and spared and back
+
+    assert on_a_terminal(body)
+
+
+def test_the_terminal_of_the_dead_is_free() -> None:
+    """A group that has ended with the terminal in its hands does not keep it."""
+
+    def body(ours: terminal.Terminal) -> bool:
+        dead, child = fork_group(), fork_group()
+        given = ours.lend(dead)
+        os.kill(dead, signal.SIGKILL)
+        os.waitpid(dead, 0)
+        return given and ours.is_with(dead) and ours.lend(child) and ours.take_back(child)
+
+    assert on_a_terminal(body)
+
+
+def test_modes_are_restored() -> None:
+    """What a child has changed is as it was."""
+
+    def body(ours: terminal.Terminal) -> bool:
+        before = termios.tcgetattr(0)
+        ours.restore_modes()  # nothing is known: nothing is done
+        child = fork_group()
+        ours.lend(child)
+        changed = termios.tcgetattr(0)
+        changed[3] &= ~(termios.ECHO | termios.ISIG)
+        termios.tcsetattr(0, termios.TCSANOW, changed)
+        ours.remember_modes()  # not while it is the child's
+        ours.restore_modes()
+        return bool(termios.tcgetattr(0) == before)
+
+    assert on_a_terminal(body)
+
+
+def test_a_session_leader_has_no_shell_and_is_not_stopped() -> None:
+    """Where nobody could continue us the kernel does not stop us either."""
+    assert on_a_terminal(lambda ours: not ours.has_shell() and not ours.stop_job(signal.SIGTSTP))
+
+
+def test_output_into_a_pipe_is_a_pipeline() -> None:
+    """A child that may be in a pipeline with a pager must ask for the terminal."""
+
+    def body(_: terminal.Terminal) -> bool:
+        reading_fd, writing_fd = os.pipe()
+        os.dup2(writing_fd, 1)
+        ours = terminal.find()
+        os.close(reading_fd)
+        return ours is not None and not ours.is_lent
+
+    assert on_a_terminal(body)
+
+
+def test_whatever_is_redirected_the_terminal_is_found() -> None:
+    """A job without any standard descriptor on its terminal is still stopped by it."""
+
+    def body(_: terminal.Terminal) -> bool:
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        ours = terminal.find()
+        return ours is not None and not ours.is_lent and not ours.is_gone()
+
+    assert on_a_terminal(body)
+
+
+def test_a_session_without_a_terminal() -> None:
+    """Without a controlling terminal there is none, even if a descriptor leads to one."""
+    master, slave = pty.openpty()
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        os.dup2(slave, 0)
+        os._exit(0 if terminal.find() is None else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(master)
+    os.close(slave)
+
+
+def test_a_stop_that_was_asked_for_is_no_lateness() -> None:
+    """Rule 17 is about what nobody wanted: a stop by the terminal costs no grace later on."""
+
+    def lateness_after(*, resumed: bool) -> int:
+        machine = Tenure(
+            timing=Timing(),
+            stop_signal=signal.SIGTERM,
+            stop_timeout_ns=SECOND_NS,
+            on_loss=OnLoss.STANDBY,
+            campaign_timeout_ns=None,
+            signal_group=False,
+            now_ns=0,
+        )
+        machine.step(Woke(), 0)
+        late_ns = 60 * SECOND_NS
+        assert machine.wake_at_ns is not None
+        assert machine.wake_at_ns < late_ns
+        if resumed:
+            machine.resumed(late_ns)
+            assert machine.wake_at_ns == late_ns, "what was due is due now"
+        machine.step(Woke(), late_ns)
+        return machine._lateness_ns
+
+    assert lateness_after(resumed=False) > 0
+    assert lateness_after(resumed=True) == 0
+
+
+# --- whether a guardian stops its job --------------------------------------------------------
+
+
+class Job:
+    """As much of a guardian and its terminal as stopping the job takes; it never stops."""
+
+    def __init__(self, state: State, child: int | None) -> None:
+        self.stopped_by: list[int] = []
+        self.resumed: list[int] = []
+        self.stubs: Any = SimpleNamespace(
+            _stop_job_by=signal.SIGTSTP,
+            _job_was_stopped=False,
+            _tenure=SimpleNamespace(state=state, grant=None, resumed=self.resumed.append),
+            _keeper=object() if child else None,
+            _child=(child, -1) if child else None,
+            _is_stop=lambda signum: signum == signal.SIGTERM,
+            _log=SimpleNamespace(info=lambda *_, **__: None),
+            _job_continued=lambda _: None,
+        )
+
+    def take_back(self, _: int) -> bool:
+        """Be the terminal."""
+        return True
+
+    def stop_job(self, signum: int) -> bool:
+        """Be the terminal."""
+        self.stopped_by.append(signum)
+        return True
+
+    def try_it(self) -> bool:
+        """Return whether the guardian would have stopped, as it was to do once."""
+        ours: Any = self
+        Guardian._stop_job(self.stubs, ours, signal.SIGTSTP)
+        assert self.stubs._stop_job_by is None
+        assert len(self.resumed) == len(self.stopped_by), "tenure knows why time has passed"
+        return self.stopped_by == [signal.SIGTSTP]
+
+
+@pytest.fixture
+def stopped_child(child: int) -> int:
+    """A child that is stopped."""
+    os.kill(child, signal.SIGSTOP)
+    wait_until(lambda: linux.is_stopped(child), timeout_s=5, what="stopped")
+    return child
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_guardian_that_has_something_to_end_does_not_stop(
+    state: State, stopped_child: int
+) -> None:
+    """Only a tree that runs in peace may wait for somebody at the terminal."""
+    assert Job(state, stopped_child).try_it() is (state in {State.IDLE, State.RUNNING})
+    assert Job(state, None).try_it() is (state in {State.IDLE, State.RUNNING})
+
+
+def test_a_guardian_that_is_asked_to_stop_does_not_stop_its_job(stopped_child: int) -> None:
+    """A request that has arrived and was not read yet goes first."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not Job(State.RUNNING, stopped_child).try_it()
+    finally:
+        assert signal.sigtimedwait({signal.SIGTERM}, 5)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def test_a_guardian_whose_child_goes_on_or_has_ended_does_not_stop(stopped_child: int) -> None:
+    """What happened to the child since it was stopped is looked at last."""
+    os.kill(stopped_child, signal.SIGCONT)
+    wait_until(lambda: not linux.is_stopped(stopped_child), timeout_s=5, what="continued")
+    assert not Job(State.RUNNING, stopped_child).try_it()
+    kill(stopped_child)
+    assert not Job(State.RUNNING, stopped_child).try_it()
