@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 #: No answer about one object is longer; a server that sends more is not what we think it is.
 _MAX_BYTES: Final = 4 * 1024 * 1024
 _NAMESPACE_FILE: Final = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+#: Where a container with a read-only root has room still.
+_MEMORY: Final = "/dev/shm"  # noqa: S108 - a directory of our own is made in it
 _STUBS: Final = ("kubernetes", "kubernetes.client", "kubernetes.config", "kubernetes.utils")
 
 
@@ -284,7 +286,7 @@ def _connect(credentials: Credentials) -> tuple[Any, Any]:
         return configuration, _pool(modules, configuration)
     kube_config = _kube_config()
     getattr(kube_config, "_temp_files", {}).clear()  # they name files that are deleted below
-    with tempfile.TemporaryDirectory(prefix="leaderexec-") as directory:
+    with _scratch() as directory:
         try:
             kube_config.load_kube_config(
                 config_file=credentials.kubeconfig,
@@ -296,6 +298,16 @@ def _connect(credentials: Credentials) -> tuple[Any, Any]:
         except Exception as error:
             raise NotConfigured(f"cannot use the kubeconfig: {error}") from error
         return configuration, _pool(modules, configuration)
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    for place in (None, _MEMORY):
+        with contextlib.suppress(OSError):
+            return tempfile.TemporaryDirectory(prefix="leaderexec-", dir=place)
+    raise NotConfigured(
+        "cannot use the kubeconfig: there is no directory for temporary files; accepted: a "
+        f"writable /tmp or {_MEMORY}, or one that TMPDIR names"
+    )
 
 
 def _pool(modules: _Modules, configuration: Any) -> Any:

@@ -192,8 +192,9 @@ class Storage:
         """Return what `make image` makes on our base, or a second make of it."""
         base = self.base()
         digest = hashlib.sha256(base.name.encode())
-        sources = [ROOT / "Makefile", ROOT / "pyproject.toml", *(ROOT / "docker").glob("*.*")]
-        sources += [ROOT / "docker" / "Dockerfile", *(ROOT / "leaderexec").rglob("*.py")]
+        sources = [ROOT / name for name in ("Makefile", "pyproject.toml", "README.md", "LICENSE")]
+        sources += [path for path in (ROOT / "docker").iterdir() if path.is_file()]
+        sources += (ROOT / "leaderexec").rglob("*.py")
         for path in sorted(sources):
             content = path.read_bytes()
             digest.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)

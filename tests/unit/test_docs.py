@@ -319,7 +319,7 @@ def test_what_kubectl_runs_is_valid() -> None:
     assert json.loads(overrides)["spec"] == {"serviceAccountName": account}
     image = f"--image={elector('sidecar')['image']}"
     assert image in words
-    assert f"-t {image.partition('=')[2]} " in read("examples/sidecar.Dockerfile")
+    assert f"make image IMAGE={image.partition('=')[2]}\n" in text
 
 
 @pytest.mark.parametrize("name", ["examples/Dockerfile", "README.md"])
@@ -334,11 +334,12 @@ def test_entry_points_are_valid(name: str) -> None:
     assert parsed(words[1:]).command[0] == "python3"
 
 
-def test_the_sidecar_s_image_leaves_all_options_to_args() -> None:
-    """Its entry point is leaderexec alone, with nothing that args would have to replace."""
-    text = read("examples/sidecar.Dockerfile")
+def test_our_images_leave_all_options_to_args() -> None:
+    """Their entry point is leaderexec alone, with nothing that args would have to replace."""
+    text = read("docker/Dockerfile")
     assert re.findall(r"^(?:ENTRYPOINT|CMD) .*$", text, re.MULTILINE) == [
-        'ENTRYPOINT ["leaderexec"]'
+        'ENTRYPOINT ["/leaderexec/leaderexec"]',
+        'ENTRYPOINT ["leaderexec"]',
     ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -169,3 +171,24 @@ def test_only_kubernetes_locks_know_the_package() -> None:
     )
     output = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True)
     assert output.split() == ["False", "False"]
+
+
+def test_under_a_read_only_root_temporary_files_are_in_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What a kubeconfig carries inline needs files for a moment: not for want of /tmp alone."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    monkeypatch.setattr(kubeapi, "_MEMORY", str(tmp_path))
+    with kubeapi._scratch() as directory:
+        assert Path(directory).parent == tmp_path
+    assert not Path(directory).exists()
+
+
+def test_without_any_room_for_temporary_files_a_kubeconfig_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It says so at the start, and what would help, rather than standing by for ever."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    monkeypatch.setattr(kubeapi, "_MEMORY", str(tmp_path / "missing"))
+    with pytest.raises(kubeapi.NotConfigured, match=r"accepted: a writable /tmp or .*TMPDIR"):
+        kubeapi._scratch()
