@@ -93,6 +93,9 @@ def run(argv: Sequence[str], environ: Mapping[str, str], parent: int) -> int:
     except config.CommandError as error:
         log.die_in_one_line(str(error))
         return error.exit_code
+    except OSError as error:
+        log.die_in_one_line(f"internal error: {type(error).__name__}: {error}")
+        return exits.INTERNAL
     try:
         return _serve(parsed, path, environ, listeners)
     except Exception as error:  # noqa: BLE001 - what is left is a defect of ours

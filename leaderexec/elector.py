@@ -357,6 +357,11 @@ class Elector:
         self._unproven = os.read(self._proof_fd, 1) != PROOF
         self._drop_proof()
         if self._unproven:
+            if not self._guardian_dead:
+                # What the keeper left falls to the guardian, which may have stopped itself (Ctrl-Z)
+                # and must go on to end it.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    signal.pidfd_send_signal(self._seat.guardian_pidfd, signal.SIGCONT)
             self._step(election.KeeperDied())
         if self._guardian_dead:
             self._leave_guardian()

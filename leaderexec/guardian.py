@@ -210,7 +210,8 @@ class Guardian:
         self._signals = linux.SignalFd(linux.ALL_SIGNALS)
         self._timer = linux.BoottimeTimer()
         self._pidfd = os.pidfd_open(os.getpid())
-        if not self._is_init and not linux.become_subreaper():
+        self._is_subreaper = self._is_init or linux.become_subreaper()
+        if not self._is_subreaper:
             log_.warning(
                 "neither PID 1 nor a subreaper: what the child abandons may outlive the leadership"
             )
@@ -288,7 +289,8 @@ class Guardian:
                 self._step(tenure.StopAsked(signum, send, kill))
 
     def _take_other_signals(self, arrived: list[int]) -> None:
-        if signal.SIGCHLD in arrived or self._more_to_reap:
+        flooded = len(arrived) >= linux.SIGNALS_AT_ONCE
+        if signal.SIGCHLD in arrived or self._more_to_reap or flooded:
             self._reap()
         for signum in arrived:
             own = signum in _OWN_SIGNALS and signum not in self._orders.rewrite_signals
@@ -440,7 +442,7 @@ class Guardian:
                     # If that stops the child, the keeper will tell.
                     self._tell_keeper(wire.Signal(signum, tenure.Scope.GROUP.value, stop=False))
                 return True
-            case signal.SIGCONT:  # `fg` or `bg`
+            case signal.SIGCONT if signum not in self._orders.rewrite_signals:  # `fg` or `bg`
                 self._job_continued(ours)
                 return True
             case signal.SIGHUP if self._keeper is None and ours.is_gone():
@@ -470,7 +472,8 @@ class Guardian:
         """
         self._stop_job_by = None
         may_stop = self._tenure.state in {tenure.State.IDLE, tenure.State.RUNNING}
-        if not may_stop or any(self._is_stop(each) for each in signal.sigpending()):
+        must_end = any(self._is_stop(each) for each in signal.sigpending())
+        if not may_stop or must_end or self._taking_over:
             return
         if self._keeper and not (self._child and linux.is_stopped(self._child[0])):
             return  # it was continued, or has ended
@@ -485,11 +488,11 @@ class Guardian:
         if self._child:
             ours.take_back(self._child[0])
         self._job_was_stopped = ours.stop_job(signum)
-        now_ns = linux.boottime_ns()
-        self._tenure.resumed(now_ns)
         if self._job_was_stopped:
+            now_ns = linux.boottime_ns()
+            self._tenure.resumed(now_ns)
             self._log.info("continued", after=seconds(now_ns - since_ns))
-        else:
+        elif signum not in terminal.BACKGROUND_SIGNALS:  # these would stop it again at once
             self._job_was_stopped = True
             self._job_continued(ours)
 
@@ -706,6 +709,7 @@ class Guardian:
             self._spare = None
 
     def _start_tree(self, effect: tenure.StartTree) -> None:
+        self._fatal = ""
         if self._spare is None:
             self._fork_keeper()
         if self._spare is None:
@@ -815,13 +819,10 @@ class Guardian:
                 assert_never(effect)
 
     def _kill_child(self) -> None:
-        """Kill what one call reaches: on a starved processor the keeper may be late.
+        """Kill the child's group in one call: on a starved processor the keeper may be late.
 
-        That is the control group, or the child's process group, of which the number names no other
-        while the child is alive.
+        While the child is alive its number names no other group.
         """
-        if self._group:
-            self._group.kill()
         if self._child and not _has_ended(self._child[1]):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._child[0], signal.SIGKILL)
@@ -848,6 +849,8 @@ class Guardian:
         """
         self._log.warning("killing the tree without its keeper")
         if self._keeper:
+            if not self._is_subreaper:
+                linux.kill_below(self._keeper.pid)
             self._keeper.kill()
         if self._is_init:
             with contextlib.suppress(ProcessLookupError, PermissionError):

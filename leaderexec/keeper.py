@@ -245,10 +245,11 @@ class Keeper:
         """Reap, report the child's end, and return whether any process is left."""
         reaped = linux.reap()
         self._more_to_reap = reaped.more
+        orphans = [pid for pid, _ in reaped.ended if pid != self._child]
+        if orphans and not self._killing:  # then nothing may cost time: forks would win
+            self._log.debug("orphans reaped", number=len(orphans))
         for pid, status in reaped.ended:
-            if pid != self._child:
-                self._log.debug("orphan reaped", pid=pid, status=status)
-            else:
+            if pid == self._child:
                 self._child_reaped = True
                 self._report_exec()
                 self._channel.send(ChildStatus(status))
@@ -258,19 +259,25 @@ class Keeper:
 
     def _kill_all(self) -> None:
         """Kill until ECHILD: first what one call reaches, then whatever falls to us."""
-        if self._spec.group:
-            self._spec.group.kill()
+        if not self._is_subreaper:
+            # Below what dies here there may be others, which would fall to nobody of ours.
+            linux.kill_below(os.getpid())
         if self._child and not self._child_reaped:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._child, signal.SIGKILL)
         waiting = select.poll()
         waiting.register(self._signals.fileno(), select.POLLIN)
         killed: set[int] = set()
+        group = self._spec.group
         while True:
             try:
                 targets = set(linux.kill_sweep())
             except OSError:
                 targets = set()  # out of descriptors or memory: what is left is not known
+            if group:
+                # Not before the first sweep: it waits for a lock that all of the machine shares.
+                group.kill()
+                group = None
             if not self._reap():
                 return
             if targets <= killed and not self._more_to_reap:
@@ -308,10 +315,7 @@ def _become_child(spec: ChildSpec, go: Go, keeper: int, error_fd: int) -> NoRetu
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        if linux.boottime_ns() >= go.stop_at_ns:
-            errno = _TOO_LATE
-        else:
-            _execute(spec.path, spec.argv, env)
+        errno = _execute(spec, env, go.stop_at_ns)
     except OSError as error:
         errno = error.errno or EINVAL
     except ValueError:  # an argument or a variable that exec cannot take
@@ -322,15 +326,23 @@ def _become_child(spec: ChildSpec, go: Go, keeper: int, error_fd: int) -> NoRetu
         os._exit(127)
 
 
-def _execute(path: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
-    """Execute as execvp(3) does: what is in no format that the kernel knows is the shell's."""
-    try:
-        os.execve(path, argv, env)
-    except OSError as error:
-        if error.errno == ENOEXEC:
-            with contextlib.suppress(OSError):
-                os.execve("/bin/sh", ("/bin/sh", path, *argv[1:]), env)
-        raise
+def _execute(spec: ChildSpec, env: Mapping[str, str], stop_at_ns: int) -> int:
+    """Execute as execvp(3) does: what is in no format that the kernel knows is the shell's.
+
+    Returns only to say why it could not. The clock is read last, each time.
+    """
+    by_shell = "/bin/sh", ("/bin/sh", spec.path, *spec.argv[1:])
+    errno = 0
+    for path, argv in ((spec.path, spec.argv), by_shell):
+        if linux.boottime_ns() >= stop_at_ns:
+            return _TOO_LATE
+        try:
+            os.execve(path, argv, env)
+        except OSError as error:
+            errno = errno or error.errno or EINVAL
+            if errno != ENOEXEC:
+                break
+    return errno
 
 
 def _take_terminal(of: int) -> None:

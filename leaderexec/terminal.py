@@ -82,7 +82,7 @@ class Terminal:
 
     def _holder(self) -> int | None:
         try:
-            return os.tcgetpgrp(self._fd)
+            return os.tcgetpgrp(self._fd) or None  # 0: a group that our namespace does not show
         except OSError:
             return None
 
@@ -118,7 +118,7 @@ class Terminal:
         """
         if os.getpid() == 1:
             return False
-        with contextlib.suppress(ProcessLookupError):  # an ancestor has just ended
+        with contextlib.suppress(OSError):  # an ancestor has just ended, or is not ours to ask
             for ancestor in linux.ancestors():
                 if os.getsid(ancestor) != os.getsid(0):
                     return False

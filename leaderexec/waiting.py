@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from leaderexec.log import Log
     from leaderexec.model import Record, Timing
 
-#: How long opening the lock and reading it once may take; it imports a large package.
+#: How long opening the lock and reading it once may take, beside the pause between two readings; it
+#: imports a large package.
 _SILENCE_NS: Final = 30 * SECOND_NS
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+_DYING_S: Final = 1.0
 _SIGN_OF_LIFE: Final = b"."
 
 
@@ -59,6 +61,7 @@ def wait(open_lock: Callable[[], Lock], timing: Timing, timeout_ns: int | None, 
     """
     linux.name_process("leaderexec")
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    ending = [signum for signum in _ENDING if signal.getsignal(signum) is not signal.SIG_IGN]
     signal.pthread_sigmask(signal.SIG_BLOCK, linux.ALL_SIGNALS)
     signals = linux.SignalFd(linux.ALL_SIGNALS)
     timer = linux.BoottimeTimer()
@@ -81,7 +84,7 @@ def wait(open_lock: Callable[[], Lock], timing: Timing, timeout_ns: int | None, 
         timer.clear()
         reader.listen()
         for signum in signals.receive():
-            if signum in _ENDING:
+            if signum in ending:
                 reader.kill()
                 return exits.SIGNALED + signum
         code = reader.reap()
@@ -96,6 +99,7 @@ class _Reader:
         self._open_lock = open_lock
         self._timing = timing
         self._log = log_
+        self._silence_ns = _SILENCE_NS + timing.retry_period_ns + timing.call_timeout_ns
         self._pid = 0
         #: What tells of its life, None when it has ended.
         self.fd: int | None = None
@@ -108,7 +112,7 @@ class _Reader:
         self.kill()
         parent = os.getpid()
         self.fd, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.due_ns = linux.boottime_ns() + _SILENCE_NS
+        self.due_ns = linux.boottime_ns() + self._silence_ns
         self._pid = os.fork()
         if not self._pid:
             os.close(self.fd)
@@ -123,7 +127,7 @@ class _Reader:
             return
         with contextlib.suppress(BlockingIOError):
             if os.read(self.fd, 4096):
-                self.due_ns = linux.boottime_ns() + _SILENCE_NS
+                self.due_ns = linux.boottime_ns() + self._silence_ns
             else:
                 self._close()
 
@@ -142,12 +146,14 @@ class _Reader:
         return code
 
     def kill(self) -> None:
-        """Kill it with what it has started, and reap it."""
+        """Kill it with what it has started, and wait a moment for that, but no longer."""
         if self._pid:
+            pidfd = os.pidfd_open(self._pid)
             for kill in (os.killpg, os.kill):
                 with contextlib.suppress(ProcessLookupError):
                     kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+            select.select([pidfd], [], [], _DYING_S)
+            os.close(pidfd)
             self._pid = 0
         self._close()
 

@@ -366,8 +366,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that what a dead keeper leaves falls to the guardian",
         Edit(
             "guardian.py",
-            "if not self._is_init and not linux.become_subreaper():",
-            "if False:",
+            "self._is_subreaper = self._is_init or linux.become_subreaper()",
+            "self._is_subreaper = True",
         ),
         f"{_SUITE}test_keeper_killed[plain]",
     ),
@@ -436,7 +436,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ("4", "G3"),
         "that a keeper which does not kill is killed",
         (
-            Edit("guardian.py", "        if self._keeper:\n            self._keeper.kill()\n", ""),
+            Edit(
+                "guardian.py",
+                "(self._keeper.pid)\n            self._keeper.kill()\n",
+                "(self._keeper.pid)\n",
+            ),
             # The sweep would kill it as well.
             Edit(
                 "guardian.py",
@@ -547,8 +551,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the last look at the clock before exec",
         Edit(
             "keeper.py",
-            "        if linux.boottime_ns() >= go.stop_at_ns:\n",
-            "        if go.stop_at_ns < 0:\n",
+            "        if linux.boottime_ns() >= stop_at_ns:\n",
+            "        if stop_at_ns < 0:\n",
         ),
         f"{_FAULTS}test_a_keeper_that_slept_beyond_the_deadline_starts_nothing",
     ),

@@ -204,7 +204,7 @@ def test_zombies_are_reaped_while_the_child_runs(rally: Rally, number: int) -> N
         timeout_s=10,
         what="no zombies are left",
     )
-    candidate.wait_event("orphan reaped", count=number // 2)  # a log may drop lines
+    candidate.wait_event("orphans reaped")
     candidate.terminate()
     assert candidate.wait() == 143
 

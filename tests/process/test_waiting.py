@@ -105,6 +105,21 @@ def test_whoever_reads_is_replaced_when_dead(rally: Rally) -> None:
     assert waiter.wait() == 0
 
 
+def test_a_long_retry_period_is_no_silence(rally: Rally) -> None:
+    """Whoever reads rarely is not taken for dead between two readings."""
+    script = "from leaderexec import cli, waiting\nwaiting._SILENCE_NS = 10**9\ncli.main()\n"
+    words = ["--election=x", f"--lock=file:{rally.directory / 'lock'}", "--wait-for-leader"]
+    rally.start_leader("a")
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *words, "--timeout=30s"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 0
+
+
 def test_whoever_reads_is_replaced_when_silent(rally: Rally) -> None:
     """A reading may hang anywhere: it is given a bounded time, shortened here."""
     script = "from leaderexec import cli, waiting\nwaiting._SILENCE_NS = 2 * 10**9\ncli.main()\n"

@@ -187,6 +187,22 @@ def test_the_first_act_of_a_keeper_that_kills_is_one_call(
     theirs.close()
 
 
+def test_a_flood_of_signals_is_taken_in_portions() -> None:
+    """Whoever sends them by the thousand keeps nobody from looking at the clock; none is lost."""
+    number = signal.SIGRTMIN + 4
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        signals = linux.SignalFd({number})
+        for _ in range(linux.SIGNALS_AT_ONCE + 7):
+            os.kill(os.getpid(), number)
+        assert signals.receive() == [number] * linux.SIGNALS_AT_ONCE
+        assert signals.receive() == [number] * 7
+        assert signals.receive() == []
+        signals.close()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def test_a_guardian_kills_the_childs_group_itself(child: int) -> None:
     """Rule 4: one call at the deadline, whether or not the keeper is given time for its own."""
     os.setpgid(child, child)

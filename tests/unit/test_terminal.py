@@ -209,6 +209,7 @@ class Job:
         self.stubs: Any = SimpleNamespace(
             _stop_job_by=signal.SIGTSTP,
             _job_was_stopped=False,
+            _taking_over=False,
             _tenure=SimpleNamespace(state=state, grant=None, resumed=self.resumed.append),
             _keeper=object() if child else None,
             _child=(child, -1) if child else None,
