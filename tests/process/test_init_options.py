@@ -264,27 +264,36 @@ def group_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cgroup").read_text().splitlines()[-1]
 
 
+def groups_below(path: Path) -> list[Path]:
+    """Return the groups that are left in one."""
+    return [inner for inner in path.iterdir() if inner.is_dir()]
+
+
 @pytest.fixture
-def delegated() -> Iterator[list[str]]:
-    """A wrapper under which PID 1 owns a writable cgroup v2, as a container may."""
+def delegated() -> Iterator[tuple[list[str], Path]]:
+    """A wrapper under which PID 1 owns a writable cgroup v2, as a container may; and its place."""
     mount = 'mount -t cgroup2 none /sys/fs/cgroup && exec "$@"'
     try:
         with KillGroup() as group:
-            yield [
+            wrapper = [
                 *group.wrapper, "unshare", "--cgroup", "--mount", "sh", "-c", mount, "sh",
                 *in_pid_namespace(),
             ]  # fmt: skip
-            for inner in group.path.iterdir():
-                assert not inner.is_dir(), f"{inner} was left behind"
+            yield wrapper, group.path
+            for left in groups_below(group.path):
+                left.rmdir()
     except NoCgroup as reason:
         pytest.skip(str(reason))
 
 
 @_ROOT_ONLY
-def test_a_tree_has_a_control_group_where_we_own_one(rally: Rally, delegated: list[str]) -> None:
-    """The whole tree is in it, we are not, and run after run it is the same one."""
+def test_a_tree_has_a_control_group_where_we_own_one(
+    rally: Rally, delegated: tuple[list[str], Path]
+) -> None:
+    """The whole tree is in it, we are not, run after run it is the same one, and it is removed."""
+    wrapper, path = delegated
     child = puppet_command("--spawn", "setsid*2", "--ignore", "TERM")
-    leader, tree = rally.start_leader("a", "--stop-timeout=300ms", wrapper=delegated, child=child)
+    leader, tree = rally.start_leader("a", "--stop-timeout=300ms", wrapper=wrapper, child=child)
     ours = group_of(leader.guardian)
     assert {group_of(pid) for pid in tree.pids} == {f"{ours}/leaderexec-tree"}
     assert group_of(leader.elector) == ours
@@ -294,11 +303,12 @@ def test_a_tree_has_a_control_group_where_we_own_one(rally: Rally, delegated: li
     assert {group_of(pid) for pid in again.pids} == {f"{ours}/leaderexec-tree"}
     leader.terminate()
     assert leader.wait() == 137
+    assert not groups_below(path)
     rally.assert_exclusive()
 
 
 @_ROOT_ONLY
-def test_one_write_kills_what_is_in_the_group(delegated: list[str]) -> None:
+def test_one_write_kills_what_is_in_the_group(delegated: tuple[list[str], Path]) -> None:
     """Sessions of their own do not help; who is outside lives."""
     script = (
         "import os, select, signal\n"
@@ -318,9 +328,9 @@ def test_one_write_kills_what_is_in_the_group(delegated: list[str]) -> None:
         "group.remove()\n"
         "again = cgroup.make('tree')\n"
         "print(again is not None)\n"
-        "again.remove()\n"
+        "again and again.remove()\n"
     )
-    command = [*delegated, sys.executable, "-c", script]
+    command = [*delegated[0], sys.executable, "-c", script]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, env=environ, check=True, stdout=subprocess.PIPE, text=True, timeout=60
