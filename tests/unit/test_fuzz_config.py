@@ -136,7 +136,7 @@ def _values(argv: Sequence[str]) -> set[str]:
 def _sums(option: Option[object], argv: Sequence[str]) -> list[str]:
     """Return what an option that adds up may have added up to, by the words from the first on."""
     given: list[str] = []
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):  # there may be none
         if word == option.name:
             given.append(following)
         elif word.startswith(f"{option.name}="):
