@@ -15,6 +15,7 @@ import struct
 import time
 import zlib
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from leaderexec.model import SECOND_NS, Now
@@ -334,15 +335,13 @@ def ancestors() -> Iterator[int]:
 
 def runs_below(name: str) -> bool:
     """Whether one of our ancestors calls itself `name`."""
-    pid: int | None = os.getpid()
-    while pid:
+    for pid in chain([os.getpid()], ancestors()):
         try:
             with open(f"/proc/{pid}/comm") as file:
                 if file.read().rstrip("\n") == name:
                     return True
         except OSError:  # it has ended, or hidepid= hides it
             return False
-        pid = _parent(pid)
     return False
 
 

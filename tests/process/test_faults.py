@@ -12,8 +12,9 @@ import pytest
 
 from leaderexec.locks.base import Conflict
 from leaderexec.locks.file import FileLock
-from tests.support.candidates import ROOT, is_gone, kill, puppet_command, resume, stop
+from tests.support.candidates import is_gone, kill, puppet_command, resume, stop
 from tests.support.fault_suite import TAKEOVER_S, FaultSuite
+from tests.support.hang import HangingLock
 from tests.support.wait import wait_until
 from tests.support.witness import now_ns
 
@@ -143,30 +144,15 @@ def test_a_keeper_that_slept_beyond_the_deadline_starts_nothing(rally: Rally) ->
     rally.assert_exclusive()
 
 
-#: Where a file is, no flock returns any more: as on a filesystem whose server is gone.
-_HANGS = """
-import fcntl, os, time
-flock = fcntl.flock
-def hang(*args):
-    while os.path.exists({path!r}):
-        time.sleep(3600)
-    return flock(*args)
-fcntl.flock = hang
-"""
-
-
 def test_a_call_that_hangs_ends_the_elector(rally: Rally) -> None:
     """Rule 11: a worker that is overdue cannot be ended but with its process; another follows."""
-    hung = rally.directory / "hung"
-    modules = rally.directory / "modules"
-    modules.mkdir()
-    (modules / "sitecustomize.py").write_text(_HANGS.format(path=str(hung)))
-    leader = rally.start("a", env={"PYTHONPATH": f"{modules}:{ROOT}"})
+    lock = HangingLock(rally.directory)
+    leader = rally.start("a", env=lock.env)
     (tree,) = rally.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
     elector = leader.elector
-    hung.touch()
+    lock.hang()
     rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
     wait_until(lambda: is_gone(elector), timeout_s=TAKEOVER_S, what="the elector that hangs ends")
-    hung.unlink()
+    lock.release()
     rally.witness.wait_successor(tree, timeout_s=2 * TAKEOVER_S)
     rally.assert_exclusive()
