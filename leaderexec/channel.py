@@ -11,12 +11,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 from dataclasses import dataclass, fields
 from typing import Any, Final, Generic, TypeVar, get_type_hints
 
 #: Large enough for any message; what is longer is not ours.
 _MAX_BYTES: Final = 16384
+#: More than a socket holds, so that all that waits is taken, and whoever floods us gets one turn.
+_PACKETS_AT_ONCE: Final = 1024
 #: More than any clock, version or pid of ours; greater ones would overflow where they are used.
 _MAX_INT: Final = 2**63 - 1
 
@@ -351,21 +354,19 @@ class Channel:
         return True
 
     def receive(self) -> list[tuple[Message, int | None]]:
-        """Return what has arrived, each with the descriptor that came along.
+        """Return what waits to be read, each with the descriptor that came along.
 
         Raise ChannelClosed when the peer has closed and everything before has been returned.
         """
         received: list[tuple[Message, int | None]] = []
-        while True:
+        for _ in range(_PACKETS_AT_ONCE):
             try:
                 data, fds, _, _ = socket.recv_fds(self._socket, _MAX_BYTES, 1)
             except (BlockingIOError, InterruptedError):
                 return received
             except ConnectionResetError:
                 continue  # the peer closed without reading all; what it wrote before is still there
-            if not data:
-                for fd in fds:
-                    os.close(fd)
+            if not data and not fds and self._peer_has_closed():
                 if received:
                     return received
                 raise ChannelClosed
@@ -377,6 +378,13 @@ class Channel:
                 self.garbage += 1
                 for fd in fds:
                     os.close(fd)
+        return received
+
+    def _peer_has_closed(self) -> bool:
+        """Tell the end from an empty packet: to read, they are the same."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def hang_up(self) -> None:
         """Let the peer see the end; what it has sent can still be received."""

@@ -545,7 +545,6 @@ class Guardian:
         self._unregister(keeper)
         keeper.close()
         self._keeper = None
-        self._take_terminal_back(ended_by_itself=False)
         if self._taking_over:
             return
         if status == 0:
@@ -579,6 +578,8 @@ class Guardian:
         if self._proof_fd is not None:
             os.close(self._proof_fd)
             self._proof_fd = None
+        # Of a child that we were never told of, only its death shows that it is nobody's now.
+        self._take_terminal_back(ended_by_itself=False)
         self._drop_child()
         self._step(tenure.TreeEnded())
 

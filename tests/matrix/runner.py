@@ -269,10 +269,11 @@ class Match:
         """Play what is not yet played, and return all cells of the plan."""
         cells = {entry: cell for entry in entries if (cell := self._results.find(entry))}
         missing = [entry for entry in entries if entry not in cells]
-        # Long ones first, so that the last ones do not run alone.
+        # Long ones first, so that the last ones do not run alone. The runs of one row are kept
+        # apart: together they would ask of the machine the same at the same moment.
         independent = sorted(
             (entry for entry in missing if not entry.scenario.alone),
-            key=lambda entry: -entry.timing.lease_s,
+            key=lambda entry: (-entry.timing.lease_s, entry.run),
         )
         for batch in [(independent, self._jobs), *_alone(missing)]:
             for entry, cell in self._play_batch(*batch):

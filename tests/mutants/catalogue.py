@@ -34,6 +34,8 @@ _STOPPING: Final = "tests/process/test_stopping.py::"
 _AROUND: Final = "tests/process/test_surroundings.py::"
 _HTTP: Final = "tests/process/test_http.py::"
 _INIT: Final = "tests/process/test_init_options.py::"
+_TERMINAL: Final = "tests/process/test_terminal.py::"
+_CHANNEL: Final = "tests/unit/test_channel.py::"
 
 
 def _mutant(name: str, rules: str, removes: str, edit: Edit, *tests: str) -> Mutant:
@@ -1211,6 +1213,50 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         Edit("keeper.py", "            os.tcsetpgrp(0, os.getpid())\n", "            pass\n"),
         f"{_HTTP}test_a_terminals_interrupt_is_the_childs",
     ),
+    _mutant(
+        "job-stops-within-a-turn",
+        "16",
+        "that what arrived while the job was stopped is heard before the time counts",
+        Edit(
+            "guardian.py",
+            "if signum != signal.SIGSTOP:\n                self._stop_job_by = signum\n",
+            "if signum != signal.SIGSTOP:\n                self._stop_job(ours, signum)\n",
+        ),
+        f"{_TERMINAL}test_ctrl_z_and_fg",
+    ),
+    _mutant(
+        "stop-that-nobody-could-undo",
+        "16",
+        "that a child is continued where no shell could do it",
+        Edit(
+            "guardian.py",
+            "        elif signum == signal.SIGTSTP:\n            self._tell_keeper(_CONTINUE)\n",
+            "",
+        ),
+        f"{_TERMINAL}test_ctrl_z_where_nobody_could_continue",
+    ),
+    _mutant(
+        "stopped-job-stays-stopped",
+        "16",
+        "that a guardian which is stopped with its job is continued to end what its keeper left",
+        Edit(
+            "elector.py",
+            "signal.pidfd_send_signal(self._seat.guardian_pidfd, signal.SIGCONT)\n",
+            "pass\n",
+        ),
+        f"{_TERMINAL}test_ctrl_z_and_the_death_of_the_keeper",
+    ),
+    _mutant(
+        "terminal-of-a-dead-child",
+        "16",
+        "that the terminal is ours again after a child that nobody told of",
+        Edit(
+            "guardian.py",
+            "        self._take_terminal_back(ended_by_itself=False)\n        self._drop_child()\n",
+            "        self._drop_child()\n",
+        ),
+        f"{_TERMINAL}test_the_terminal_of_a_child_that_nobody_told_of",
+    ),
     # --- rule 17: lateness counts ------------------------------------------------------------
     _mutant(
         "lateness-is-forgiven",
@@ -1222,6 +1268,42 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             "            pass\n",
         ),
         f"{_TENURE}test_lateness_is_added_to_the_margin_from_then_on",
+    ),
+    _mutant(
+        "stopped-job-is-late",
+        "17",
+        "that a stop which the terminal's user asked for is no lateness",
+        Edit(
+            "tenure.py",
+            "            self.wake_at_ns = max(self.wake_at_ns, now_ns)\n",
+            "            pass\n",
+        ),
+        "tests/unit/test_terminal.py::test_a_stop_that_was_asked_for_is_no_lateness",
+    ),
+    _mutant(
+        "signals-without-end",
+        "17",
+        "that a flood of signals leaves time for the deadlines",
+        Edit(
+            "linux.py",
+            "            for _ in range(SIGNALS_AT_ONCE):\n",
+            "            while True:\n",
+        ),
+        f"{_LINUX}test_a_flood_of_signals_is_taken_in_portions",
+    ),
+    _mutant(
+        "messages-without-end",
+        "17",
+        "that a flood of messages leaves time for the deadlines",
+        Edit("channel.py", "        for _ in range(_PACKETS_AT_ONCE):\n", "        while True:\n"),
+        f"{_CHANNEL}test_a_flood_is_taken_in_portions",
+    ),
+    _mutant(
+        "empty-packet-ends-a-channel",
+        "7",
+        "that an empty packet is garbage like any other",
+        Edit("channel.py", " and not fds and self._peer_has_closed():\n", ":\n"),
+        f"{_CHANNEL}test_an_empty_packet_is_not_the_end",
     ),
     _mutant(
         "lateness-of-the-last-time",

@@ -21,8 +21,9 @@ from tests.support.candidates import (
     puppet_command,
     stop,
 )
-from tests.support.cgroup import KillGroup, NoCgroup
-from tests.support.setuid import NoSetuid, SetuidRoot
+from tests.support.cgroup import KillGroup
+from tests.support.required import or_skip
+from tests.support.setuid import SetuidRoot
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -182,11 +183,8 @@ def test_killed_by_our_parents_death(rally: Rally) -> None:
 @pytest.fixture
 def setuid() -> Iterator[SetuidRoot]:
     """A program that makes its caller root."""
-    try:
-        with SetuidRoot() as program:
-            yield program
-    except NoSetuid as reason:
-        pytest.skip(str(reason))
+    with or_skip(SetuidRoot) as program:
+        yield program
 
 
 def test_privileges_are_gained_where_that_is_allowed(rally: Rally, setuid: SetuidRoot) -> None:
@@ -273,17 +271,14 @@ def groups_below(path: Path) -> list[Path]:
 def delegated() -> Iterator[tuple[list[str], Path]]:
     """A wrapper under which PID 1 owns a writable cgroup v2, as a container may; and its place."""
     mount = 'mount -t cgroup2 none /sys/fs/cgroup && exec "$@"'
-    try:
-        with KillGroup() as group:
-            wrapper = [
-                *group.wrapper, "unshare", "--cgroup", "--mount", "sh", "-c", mount, "sh",
-                *in_pid_namespace(),
-            ]  # fmt: skip
-            yield wrapper, group.path
-            for left in groups_below(group.path):
-                left.rmdir()
-    except NoCgroup as reason:
-        pytest.skip(str(reason))
+    with or_skip(KillGroup) as group:
+        wrapper = [
+            *group.wrapper, "unshare", "--cgroup", "--mount", "sh", "-c", mount, "sh",
+            *in_pid_namespace(),
+        ]  # fmt: skip
+        yield wrapper, group.path
+        for left in groups_below(group.path):
+            left.rmdir()
 
 
 @_ROOT_ONLY

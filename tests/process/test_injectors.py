@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -24,15 +23,15 @@ from tests.support import plugin as plugin_module
 from tests.support.candidates import as_user, is_gone, parent_of, puppet_command, state_of
 from tests.support.cgroup import CpuGroup, KillGroup, MemoryGroup, NoCgroup
 from tests.support.clock import NoSteppedClock, SteppedClock
-from tests.support.names import NameServer, NoNameServer
+from tests.support.names import NameServer
 from tests.support.plugin import ExecPlugin
-from tests.support.setuid import NoSetuid, SetuidRoot
-from tests.support.slowfs import NoFuse, SlowExecutable, script_of
+from tests.support.required import or_skip
+from tests.support.setuid import SetuidRoot
+from tests.support.slowfs import SlowExecutable, script_of
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Sequence
 
     from tests.support.rally import Rally
     from tests.support.witness import Witness
@@ -43,17 +42,6 @@ NOBODY = 65534
 NAME = "api.leaderexec.test"
 #: The whole of a small process, with some memory of its own.
 HOLDER = "x = b'x' * (8 << 20); print('here', flush=True); input()"
-
-
-@contextmanager
-def or_skip(make: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
-    """Enter an injector, or skip the test where the machine cannot have it."""
-    with ExitStack() as stack:
-        try:
-            injector = stack.enter_context(make())
-        except (NoCgroup, NoFuse, NoNameServer, NoSetuid, NoSteppedClock) as reason:
-            pytest.skip(str(reason))
-        yield injector
 
 
 class Started:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import ClassVar, Final, Self
 
 from tests.support.candidates import is_gone
+from tests.support.lacking import Lacking
 from tests.support.wait import wait_until
 
 _PERIOD_US = 100_000
@@ -49,7 +50,7 @@ else:
 """
 
 
-class NoCgroup(Exception):
+class NoCgroup(Lacking):
     """This machine or this user cannot make such a group."""
 
 

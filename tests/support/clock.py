@@ -26,6 +26,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
+from tests.support.lacking import Lacking
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -105,7 +107,7 @@ print(json.dumps([time.clock_gettime_ns(time.CLOCK_BOOTTIME),
 """
 
 
-class NoSteppedClock(Exception):
+class NoSteppedClock(Lacking):
     """This machine cannot build the library."""
 
 

@@ -17,6 +17,7 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Final, Self
 
+from tests.support.lacking import Lacking
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _TTL_S: Final = 0  # nobody may remember an answer
 _TICK_S: Final = 0.1
 
 
-class NoNameServer(Exception):
+class NoNameServer(Lacking):
     """This machine or this user cannot serve names."""
 
 

@@ -1,14 +1,35 @@
 """What a machine lacks for a test: the test is skipped, unless everything is required.
 
-Owns the one rule by which a program that cannot be had ends a test. Must not know which program.
+Owns the rules by which a program and an injector that cannot be had end a test. Must not know which
+program or injector.
 """
 
 from __future__ import annotations
 
 import os
-from typing import NoReturn
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import pytest
+
+from tests.support.lacking import Lacking
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+T = TypeVar("T")
+
+
+@contextmanager
+def or_skip(make: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+    """Enter an injector, or skip the test where the machine cannot have it."""
+    with ExitStack() as stack:
+        try:
+            injector = stack.enter_context(make())
+        except Lacking as reason:
+            pytest.skip(str(reason))
+        yield injector
 
 
 def missing(what: str, reason: object) -> NoReturn:

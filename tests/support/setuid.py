@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from tests.support.candidates import as_user, puppet_command
+from tests.support.lacking import Lacking
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ _UID: Final = 65534
 _USERS: Final = (_UID, 0)  # the real and the effective one
 
 
-class NoSetuid(Exception):
+class NoSetuid(Lacking):
     """On this machine, or for this user, a program cannot be made setuid root."""
 
 

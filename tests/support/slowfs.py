@@ -28,6 +28,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from tests.support.lacking import Lacking
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ _ROOT_NODE, _FILE_NODE = 1, 2
 _NAME: Final = b"program"
 
 
-class NoFuse(Exception):
+class NoFuse(Lacking):
     """This machine or this user cannot mount a FUSE filesystem."""
 
 

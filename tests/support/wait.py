@@ -19,9 +19,10 @@ T = TypeVar("T")
 POLL_S = 0.003
 
 
-def wait_until(condition: Callable[[], T], *, timeout_s: float, what: str) -> T:
+def wait_until(condition: Callable[[], T], *, timeout_s: float, what: str | Callable[[], str]) -> T:
     """Call `condition` until it is true, and return what it returned.
 
+    `what` may be a function, for a message that tells what is there in the end.
     It is called once more after the bound, so that a starved test process that slept through the
     whole of `timeout_s` still gets to see a condition that has come true meanwhile.
     """
@@ -32,6 +33,7 @@ def wait_until(condition: Callable[[], T], *, timeout_s: float, what: str) -> T:
         if value:
             return value
         if late:
-            message = f"not within {timeout_s:g} s: {what}; last value: {value!r}"
+            awaited = what if isinstance(what, str) else what()
+            message = f"not within {timeout_s:g} s: {awaited}; last value: {value!r}"
             raise AssertionError(message)
         time.sleep(POLL_S)

@@ -97,8 +97,43 @@ def test_a_reader_that_does_not_read_blocks_nobody() -> None:
     while left.send(channel.Ping()):
         sent += 1
         assert sent < 100_000
-    assert len(right.receive()) == sent
+    while sent:
+        sent -= len(right.receive())
     left.close()
+    right.close()
+
+
+def test_a_flood_is_taken_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much a peer sends, whoever receives is soon back at what else it has to do."""
+    monkeypatch.setattr(channel, "_PACKETS_AT_ONCE", 8)
+    left, right = channel.pair()
+    for number in range(20):
+        left.send(channel.Beat(number))
+    left.close()
+    for portion in (8, 8, 4):
+        assert len(right.receive()) == portion
+    with pytest.raises(ChannelClosed):
+        right.receive()
+    right.close()
+
+
+def test_an_empty_packet_is_not_the_end() -> None:
+    """To read, both are nothing; only one of them is a reason to listen no more."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    right = Channel(theirs)
+    before = len(os.listdir("/proc/self/fd"))
+    ours.send(channel.encode(channel.Ping()))
+    ours.send(b"")
+    socket.send_fds(ours, [b""], [0])
+    ours.send(channel.encode(channel.Pong()))
+    assert right.receive() == [(channel.Ping(), None), (channel.Pong(), None)]
+    assert right.garbage == 2
+    assert len(os.listdir("/proc/self/fd")) == before
+    ours.send(b"")
+    assert right.receive() == []
+    ours.close()
+    with pytest.raises(ChannelClosed):
+        right.receive()
     right.close()
 
 
