@@ -234,7 +234,7 @@ def _file_problem(path: str) -> str | None:
     if not stat.S_ISREG(mode):
         # A pipe could be read only once, and a restarted elector reads the file again.
         return "not a regular file"
-    return None if os.access(path, os.R_OK) else "permission denied"
+    return None if os.access(path, os.R_OK, effective_ids=True) else "permission denied"
 
 
 @dataclass(frozen=True, slots=True)
@@ -1522,7 +1522,8 @@ def _refusal(path: str) -> tuple[str, int] | None:
         return "is a directory", NOT_EXECUTABLE
     if not stat.S_ISREG(mode):
         return "not a regular file", NOT_EXECUTABLE
-    if not os.access(path, os.X_OK):
+    # As execve asks: access alone asks for the real user, and without his capabilities.
+    if not os.access(path, os.X_OK, effective_ids=True):
         return "permission denied", NOT_EXECUTABLE
     interpreter = _interpreter(path)
     if interpreter is not None and not os.path.exists(interpreter):

@@ -160,7 +160,7 @@ class Arena:
             self.rally.proxied(name)
         return contestant.start(
             name,
-            options=options,
+            *options,
             child=how.get("command") or puppet_command(*how.get("child", ())),
             wrapper=how.get("wrapper", ()),
             env=how.get("env"),

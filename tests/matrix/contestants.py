@@ -16,10 +16,12 @@ from tests.support.peers import Peer, Peers
 from tests.support.rivals import Rivals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
+    from typing import Unpack
 
     from tests.support.candidates import Candidate
     from tests.support.kube_rally import KubeRally
+    from tests.support.rally import How
 
 _STANDING_S: Final = 60.0
 
@@ -30,15 +32,7 @@ class Contestant(Protocol):
     name: ClassVar[str]
     proxied: ClassVar[bool]
 
-    def start(
-        self,
-        name: str,
-        *,
-        options: Sequence[str],
-        child: Sequence[str],
-        wrapper: Sequence[str],
-        env: Mapping[str, str] | None,
-    ) -> Candidate:
+    def start(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
         """Start a candidate in the rally's election, behind its proxy if there is one for it."""
 
     def wait_standing(self, candidate: Candidate) -> None:
@@ -57,17 +51,9 @@ class Leaderexec:
     def __init__(self, rally: KubeRally) -> None:
         self._rally = rally
 
-    def start(
-        self,
-        name: str,
-        *,
-        options: Sequence[str],
-        child: Sequence[str],
-        wrapper: Sequence[str],
-        env: Mapping[str, str] | None,
-    ) -> Candidate:
+    def start(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
         """Start leaderexec with the rally's credentials."""
-        return self._rally.start(name, *options, child=child, env=env, wrapper=wrapper)
+        return self._rally.start(name, *options, **how)
 
     def wait_standing(self, candidate: Candidate) -> None:
         """Wait until its watch is open: from then on it is told of whatever happens."""
@@ -89,17 +75,9 @@ class ClientGo:
         self._rally = rally
         self._rivals = Rivals(rally)
 
-    def start(
-        self,
-        name: str,
-        *,
-        options: Sequence[str],
-        child: Sequence[str],
-        wrapper: Sequence[str],  # noqa: ARG002 - one process, however it is wrapped
-        env: Mapping[str, str] | None,  # noqa: ARG002 - nor does it read variables
-    ) -> Candidate:
-        """Start the rival with an account of its own."""
-        return self._rivals.start(name, "clientgo", "--again", *options, child=child)
+    def start(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
+        """Start the rival with an account of its own, as it is: it reads no variables."""
+        return self._rivals.start(name, "clientgo", "--again", *options, child=how.get("child"))
 
     def wait_standing(self, candidate: Candidate) -> None:
         """Wait until it has read the lock and found it taken."""
@@ -121,17 +99,9 @@ class _Peer:
     def __init__(self, rally: KubeRally) -> None:
         self._peers = Peers(rally)
 
-    def start(
-        self,
-        name: str,
-        *,
-        options: Sequence[str],
-        child: Sequence[str],
-        wrapper: Sequence[str],
-        env: Mapping[str, str] | None,
-    ) -> Candidate:
+    def start(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
         """Start the peer with an account of its own."""
-        return self._peers.start(name, self._make, *options, child=child, env=env, wrapper=wrapper)
+        return self._peers.start(name, self._make, *options, **how)
 
     def wait_standing(self, candidate: Candidate) -> None:
         """Wait until it has found the lock taken."""

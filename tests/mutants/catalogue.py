@@ -1118,8 +1118,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that what may not be executed is refused",
         Edit(
             "config.py",
-            "    if not os.access(path, os.X_OK):\n",
-            "    if not os.access(path, os.F_OK):\n",
+            "    if not os.access(path, os.X_OK, effective_ids=True):\n",
+            "    if not os.access(path, os.F_OK, effective_ids=True):\n",
         ),
         f"{_CHILD}test_a_command_that_cannot_run_is_refused_before_campaigning[420-126]",
     ),

@@ -408,8 +408,7 @@ def test_setuid_root_under_a_candidate(rally: Rally) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="changing users needs root")
 def test_a_candidate_of_another_user(rally: Rally) -> None:
     """A candidate that is nobody leads, without any right over the processes of others."""
-    child = ["env", *puppet_command()]
-    leader, tree = rally.start_leader("a", child=child, wrapper=as_user(NOBODY))
+    leader, tree = rally.start_leader("a", wrapper=as_user(NOBODY))
     assert {os.stat(f"/proc/{pid}").st_uid for pid in leader.everything()} == {NOBODY}
     status = Path(f"/proc/{leader.guardian}/status").read_text()
     effective = int(next(x for x in status.splitlines() if x.startswith("CapEff:")).split()[1], 16)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.candidates import (
+    as_user,
     children_of,
     in_pid_namespace,
     is_gone,
@@ -53,6 +54,16 @@ def test_processes_that_were_there_before_are_left_alone(rally: Rally) -> None:
         assert not is_gone(stranger)
     finally:
         os.kill(stranger, signal.SIGKILL)
+
+
+@_ROOT_ONLY
+def test_a_command_that_a_capability_reaches(rally: Rally) -> None:
+    """What execve would run is not refused for what the modes say of the user."""
+    program = rally.directory / "private" / "program"
+    program.parent.mkdir(mode=0o700)
+    program.write_text("#!/bin/sh\nexit 7\n")
+    program.chmod(0o700)
+    assert rally.start("a", wrapper=as_user(65534), child=[str(program)]).wait() == 7
 
 
 def test_all_signals_blocked_by_the_parent(rally: Rally) -> None:

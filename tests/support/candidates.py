@@ -287,8 +287,7 @@ def as_user(uid: int) -> list[str]:
     """Return the wrapper under which a candidate is this user, without rights over processes.
 
     One right is left to it: to files whose modes would keep it out, since the interpreter and a
-    test's directory may be root's alone. Its command is looked at without that right: let it be
-    `env COMMAND...` where the command itself is out of reach.
+    test's directory may be root's alone.
     """
     rights = "-all,+dac_override"
     return [

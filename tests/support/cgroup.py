@@ -1,8 +1,8 @@
-"""Control groups: limited processor time, limited memory with the OOM killer, death all at once.
+"""Control groups: limited processor time, limited memory with the OOM killer, all frozen or killed.
 
 Owns groups on cgroup v1 and v2, also where a machine has both (controllers on v1, a bare v2 beside
 them): each is made empty, entered by what is started under `wrapper` or by `add`, and emptied and
-removed at the end. Readings prove that a fault took effect: `throttled`, `oom_kills`, `pids`.
+removed at the end. Readings prove a fault: `throttled`, `frozen`, `oom_kills`, `pids`.
 Must not know: what runs inside.
 """
 
@@ -177,6 +177,26 @@ class CpuGroup(Group):
 
     def _lift(self) -> None:
         self.limit(1000)
+
+
+class FreezeGroup(Group):
+    """A group on v2, with controllers or without, whose processes the kernel can freeze."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether every process inside has come to a halt."""
+        return self._number("cgroup.events", "frozen") == 1
+
+    def freeze(self) -> None:
+        """Freeze what is inside."""
+        (self.path / "cgroup.freeze").write_text("1")
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        (self.path / "cgroup.freeze").write_text("0")
+
+    def _lift(self) -> None:
+        self.thaw()
 
 
 class KillGroup(Group):

@@ -35,9 +35,11 @@ from tests.support.required import missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Unpack
 
     from tests.support.cgroup import Group
     from tests.support.controlplane import ControlPlane
+    from tests.support.rally import How
     from tests.support.witness import Tree, Witness
 
 #: What the containers' user is by number.
@@ -604,22 +606,14 @@ class ContainerRally(KubeRally):
         """
         self._settings[name] = settings
 
-    def make(
-        self,
-        name: str,
-        *options: str,
-        child: Sequence[str] | None = None,
-        lock: Sequence[str] | None = None,
-        env: Mapping[str, str] | None = None,
-        wrapper: Sequence[str] = (),
-        stderr: int | None = None,
-    ) -> Container:
-        """Return a container that is not started; its child is a puppet unless one is given."""
-        assert not wrapper, "a container is not wrapped"
+    def make(self, name: str, *options: str, **how: Unpack[How]) -> Container:
+        """Return a container that is not started."""
+        assert not how.get("wrapper"), "a container is not wrapped"
+        child = how.get("child")
         command = puppet_command() if child is None else child
-        options = (*(lock or self.lock), *self.timing, "--log-level=debug", *options)
-        return self.container(name, *options, *(["--", *command] if command else []), env=env,
-                              stderr=stderr)  # fmt: skip
+        args = [*(how.get("lock") or self.lock), *self.timing, "--log-level=debug", *options]
+        args += ["--", *command] if command else []
+        return self.container(name, *args, env=how.get("env"), stderr=how.get("stderr"))
 
     def container(
         self,

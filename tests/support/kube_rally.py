@@ -16,10 +16,12 @@ from tests.support.rally import Rally
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
+    from typing import Unpack
 
     from tests.support.controlplane import ControlPlane
+    from tests.support.rally import How
     from tests.support.witness import Witness
 
 #: What a proxy may be called too, for a candidate that asks for its address.
@@ -72,16 +74,7 @@ class KubeRally(Rally):
         for name in names:
             self.proxy(name)
 
-    def make(
-        self,
-        name: str,
-        *options: str,
-        child: Sequence[str] | None = None,
-        lock: Sequence[str] | None = None,
-        env: Mapping[str, str] | None = None,
-        wrapper: Sequence[str] = (),
-        stderr: int | None = None,
-    ) -> Candidate:
+    def make(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
         """Make a candidate with a kubeconfig of the ServiceAccount."""
         proxy = self.proxies.get(name)
         kubeconfig = self.plane.kubeconfig_for(
@@ -89,10 +82,8 @@ class KubeRally(Rally):
             namespace=self.namespace,
             server_url=proxy.url if proxy else None,
         )
-        lock = [*(lock or self.lock), f"--kubeconfig={kubeconfig}"]
-        return super().make(
-            name, *options, child=child, lock=lock, env=env, wrapper=wrapper, stderr=stderr
-        )
+        how["lock"] = [*(how.get("lock") or self.lock), f"--kubeconfig={kubeconfig}"]
+        return super().make(name, *options, **how)
 
     def start_in_cluster(self, name: str, *options: str) -> Candidate:
         """Start a candidate that finds its credentials where a pod has them (as root only)."""

@@ -49,8 +49,10 @@ from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Unpack
 
     from tests.support.kube_rally import KubeRally
+    from tests.support.rally import How
     from tests.support.witness import Tree
 
 #: The makes, and the main package of each, which is also the name of its module.
@@ -166,18 +168,12 @@ class Peers:
         rally.plane.grant(rally.namespace, _ACCOUNT, _ELECTION)
         self._token = rally.plane.token(rally.namespace, _ACCOUNT)
 
-    def make(
-        self,
-        name: str,
-        make: str,
-        *options: str,
-        child: Sequence[str] | None = None,
-        env: Mapping[str, str] | None = None,
-        wrapper: Sequence[str] = (),
-    ) -> Peer:
+    def make(self, name: str, make: str, *options: str, **how: Unpack[How]) -> Peer:
         """Return a peer that is not started; its identity is its name."""
+        child = how.get("child")
         command = puppet_command() if child is None else child
-        env = {**self.rally.witness.env(name), **(env or {})}
+        env = {**self.rally.witness.env(name), **(how.get("env") or {})}
+        wrapper = how.get("wrapper", ())
         if make == "etcdctl":
             peer = self._etcdctl(name, options, command, env, wrapper)
         else:
@@ -185,42 +181,22 @@ class Peers:
         self.rally.candidates[name] = peer
         return peer
 
-    def start(
-        self,
-        name: str,
-        make: str,
-        *options: str,
-        child: Sequence[str] | None = None,
-        env: Mapping[str, str] | None = None,
-        wrapper: Sequence[str] = (),
-    ) -> Peer:
+    def start(self, name: str, make: str, *options: str, **how: Unpack[How]) -> Peer:
         """Make a peer and start it."""
-        return self.make(name, make, *options, child=child, env=env, wrapper=wrapper).start()
+        return self.make(name, make, *options, **how).start()
 
     def start_leader(
-        self,
-        name: str,
-        make: str,
-        *options: str,
-        child: Sequence[str] | None = None,
-        wrapper: Sequence[str] = (),
+        self, name: str, make: str, *options: str, **how: Unpack[How]
     ) -> tuple[Peer, Tree]:
         """Start a peer and wait until the witness sees its tree, ready."""
-        peer = self.start(name, make, *options, child=child, wrapper=wrapper)
+        peer = self.start(name, make, *options, **how)
         (tree,) = self.rally.witness.wait_running(1, name, timeout_s=20)
         self.rally.witness.wait_note("ready", name)
         return peer, tree
 
-    def start_standby(
-        self,
-        name: str,
-        make: str,
-        *options: str,
-        child: Sequence[str] | None = None,
-        wrapper: Sequence[str] = (),
-    ) -> Peer:
+    def start_standby(self, name: str, make: str, *options: str, **how: Unpack[How]) -> Peer:
         """Start a peer and wait until it stands by."""
-        peer = self.start(name, make, *options, child=child, wrapper=wrapper)
+        peer = self.start(name, make, *options, **how)
         self.wait_standing(peer)
         return peer
 

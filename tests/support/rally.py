@@ -6,15 +6,30 @@ saw, and ending them. The verdict of every test about exclusivity is `assert_exc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypedDict
 
 from tests.support.candidates import FAST, FAST_LEASE_S, Candidate, puppet_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import Unpack
 
     from tests.support.witness import Tree, Witness
+
+
+class How(TypedDict, total=False):
+    """How a candidate differs from the others of a test.
+
+    `child` is its command instead of a puppet, an empty one only elects; `lock` stands for the
+    rally's own options, `env` is added to the environment, `stderr` is a descriptor for its log.
+    """
+
+    child: Sequence[str] | None
+    lock: Sequence[str] | None
+    env: Mapping[str, str] | None
+    wrapper: Sequence[str]
+    stderr: int | None
 
 
 class Rally:
@@ -41,64 +56,37 @@ class Rally:
         for candidate in self.candidates.values():
             candidate.kill()
 
-    def make(
-        self,
-        name: str,
-        *options: str,
-        child: Sequence[str] | None = None,
-        lock: Sequence[str] | None = None,
-        env: Mapping[str, str] | None = None,
-        wrapper: Sequence[str] = (),
-        stderr: int | None = None,
-    ) -> Candidate:
-        """Return a candidate that is not started.
-
-        Its child is a puppet unless `child` is given; an empty one only elects.
-        """
+    def make(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
+        """Return a candidate that is not started."""
+        child = how.get("child")
         candidate = Candidate(
             name=name,
-            options=[*(lock or self.lock), *self.timing, "--log-level=debug", *options],
+            options=[*(how.get("lock") or self.lock), *self.timing, "--log-level=debug", *options],
             command=puppet_command() if child is None else child,
             directory=self.directory,
-            env={**self.witness.env(name), **(env or {})},
-            wrapper=wrapper,
-            stderr=stderr,
+            env={**self.witness.env(name), **(how.get("env") or {})},
+            wrapper=how.get("wrapper", ()),
+            stderr=how.get("stderr"),
         )
         self.candidates[name] = candidate
         return candidate
 
-    def start(
-        self,
-        name: str,
-        *options: str,
-        child: Sequence[str] | None = None,
-        env: Mapping[str, str] | None = None,
-        wrapper: Sequence[str] = (),
-        stderr: int | None = None,
-    ) -> Candidate:
+    def start(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
         """Make a candidate and start it."""
-        return self.make(
-            name, *options, child=child, env=env, wrapper=wrapper, stderr=stderr
-        ).start()
+        return self.make(name, *options, **how).start()
 
     def start_leader(
-        self,
-        name: str = "a",
-        *options: str,
-        child: Sequence[str] | None = None,
-        wrapper: Sequence[str] = (),
+        self, name: str = "a", *options: str, **how: Unpack[How]
     ) -> tuple[Candidate, Tree]:
         """Start a candidate and wait until the witness sees its tree, ready."""
-        candidate = self.start(name, *options, child=child, wrapper=wrapper)
+        candidate = self.start(name, *options, **how)
         (tree,) = self.witness.wait_running(1, name, timeout_s=20)
         self.witness.wait_note("ready", name)
         return candidate, tree
 
-    def start_standby(
-        self, name: str = "b", *options: str, child: Sequence[str] | None = None
-    ) -> Candidate:
+    def start_standby(self, name: str = "b", *options: str, **how: Unpack[How]) -> Candidate:
         """Start a candidate and wait until it stands by."""
-        candidate = self.start(name, *options, child=child)
+        candidate = self.start(name, *options, **how)
         candidate.wait_event("campaigning")
         return candidate
 

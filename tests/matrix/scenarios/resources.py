@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.matrix.model import AWAIT_ELECTION, CLIENT_GO, ETCDCTL, OURS, After, Kind, Scenario
 from tests.support.candidates import in_pid_namespace
-from tests.support.cgroup import CpuGroup, Group, MemoryGroup
+from tests.support.cgroup import CpuGroup, FreezeGroup, Group, MemoryGroup
 from tests.support.witness import now_ns
 
 if TYPE_CHECKING:
@@ -32,26 +32,6 @@ _CONTAINER_MIB: Final = 512
 _PLENTY_PERCENT: Final = 1000
 _STARVED_PERCENT: Final = 5
 _BUSY: Final = 200
-
-
-class _FreezeGroup(Group):
-    """A group on v2, with controllers or without, whose processes the kernel can freeze."""
-
-    @property
-    def frozen(self) -> bool:
-        """Whether every process inside has come to a halt."""
-        return self._number("cgroup.events", "frozen") == 1
-
-    def freeze(self) -> None:
-        """Freeze what is inside."""
-        (self.path / "cgroup.freeze").write_text("1")
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        (self.path / "cgroup.freeze").write_text("0")
-
-    def _lift(self) -> None:
-        self.thaw()
 
 
 def _take_in(group: Group, candidate: Candidate) -> None:
@@ -150,7 +130,7 @@ def _frozen(arena: Arena) -> None:
     beats = arena.directory / "beats"
     leader = arena.leader(child=("--ignore", "TERM", "--heartbeat", str(beats)))
     arena.standby()
-    with _FreezeGroup() as group:
+    with FreezeGroup() as group:
         _take_in(group, leader)
         arena.begin()
         group.freeze()
