@@ -4,7 +4,8 @@ Owns: the plan, the processes in which cells are played (each forked from here, 
 hangs or dies takes nobody along), the results on disk, and the servers of the control plane, which
 all cells share. Independent cells are played at once, each in a namespace of its own; a scenario
 that disturbs the control plane is played alone, by all its contestants together, and what it asks
-for is done when the last of them has come to that point.
+for is done when the last of them has come to that point. Who is played alone begins when what the
+last one left is reaped.
 
 What was played is kept: a second run plays only what is missing, was invalid, or was played by
 other sources. A run has failed when leaderexec broke a promise, when a cell is invalid, and when
@@ -29,6 +30,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+import psutil
+
 from tests.matrix.arena import Arena, Invalid
 from tests.matrix.model import BRISK, CLIENT_GO, DEFAULT, OURS, Cell, Scenario, Timing, judge
 from tests.support import wait
@@ -47,6 +50,9 @@ RIG_CHECK: Final = "wrapper stopped"
 
 _CELL_TIMEOUT_S: Final = 420
 _CLEAN_UP_S: Final = 30
+#: How long a machine may take to reap what a peer left, and how many processes are no matter.
+_SETTLE_S: Final = 180
+_FEW: Final = 200
 #: Many cells wait for leases at once: they must not spend the processor on looking.
 _POLL_S: Final = 0.03
 
@@ -264,6 +270,7 @@ class Match:
         self._results = results
         self._jobs = jobs
         self._tell = tell
+        self._processes = _processes()
 
     def play(self, entries: Sequence[Entry]) -> dict[Entry, Cell]:
         """Play what is not yet played, and return all cells of the plan."""
@@ -296,6 +303,8 @@ class Match:
                         playing.remove(played)
                         played.end()
                         yield played.entry, cell
+                    if not playing:
+                        self._settle()
                     self._obey(playing, everybody=at_once == 1 or not pending)
             finally:
                 for played in playing:
@@ -304,6 +313,19 @@ class Match:
                     played.end()
         # Cells that died on the way may have left a server as they had it made.
         self._plane.ensure_ready()
+
+    def _settle(self) -> None:
+        """Wait until the machine has no more processes than it had, or nearly.
+
+        A peer's tree falls to an init that may be slower to reap than it was to fork, and until
+        then nothing can be started. Where it never ends, the next cell says so.
+        """
+        with contextlib.suppress(AssertionError):
+            wait.wait_until(
+                lambda: _processes() < self._processes + _FEW,
+                timeout_s=_SETTLE_S,
+                what="what a cell left is reaped",
+            )
 
     def _look(self, playing: Sequence[_Played]) -> Iterator[tuple[_Played, Cell]]:
         """Wait for news, and yield the cells that are over."""
@@ -339,6 +361,11 @@ class Match:
             played.order = ""
             with contextlib.suppress(OSError):
                 played.link.send((answer, began_ns))
+
+
+def _processes() -> int:
+    """Return how many processes the machine has, those included that nobody has reaped."""
+    return len(psutil.pids())
 
 
 def _alone(entries: Sequence[Entry]) -> Iterator[tuple[list[Entry], int]]:

@@ -227,6 +227,33 @@ def herd(record: Record) -> str:
     )
 
 
+#: The ways of running it that the record of the containers compares, and what they are called.
+_WAYS: Final = {"host": "no image", "slim": "slim", "bundle": "bundle, in a busybox"}
+
+
+def containers(record: Record) -> str:
+    """Tell what an image costs."""
+    starts, size = record["start_ms"], record["size"]
+    rows = [
+        ("from its start, lock free, until its child runs", *(_spread(starts[w]) for w in _WAYS)),
+        ("from SIGTERM to the next child", *(_spread(record["handover_ms"][w]) for w in _WAYS)),
+    ]
+    for who in ("leader", "standby"):
+        values = (record["memory"][way][f"{who}_mib"] for way in _WAYS)
+        rows.append((f"memory of a {who} (PSS)", *(f"{rounded(value)} MiB" for value in values)))
+    for what, how in (("unpacked", "unpacked"), ("as it travels", "packed")):
+        values = (size.get(f"{way}_{how}_mib") for way in _WAYS)
+        rows.append(
+            (f"its layer, {what}", *("-" if v is None else f"{rounded(v)} MiB" for v in values))
+        )
+    said = (
+        f"Median (least to most) of {len(starts['host'])} rounds, each way in turn; the child "
+        f"alone, as a container without leaderexec, takes {_spread(starts['alone'])} to start."
+    )
+    table_ = table(("A candidate", *_WAYS.values()), rows)
+    return f"{table_}\n\n{said}\n{surroundings(record, 'containers')}"
+
+
 def matrix(record: Record) -> str:
     """Tell in how many scenarios each make had two children at once."""
     scenarios = record["scenarios"]
@@ -266,6 +293,7 @@ _TABLES: Final[Mapping[str, Callable[[Record], str]]] = {
     "spine": spine,
     "standbys": standbys,
     "herd": herd,
+    "containers": containers,
 }
 
 

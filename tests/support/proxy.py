@@ -77,12 +77,14 @@ class Match:
 
     `path` is a substring of the request target, query included. `nth` means only the nth request
     that matches the rest, counted from 1 since the fault was ordered; `times` means only the first
-    so many.
+    so many. `upstream_status` is for what happens to a reply that is delayed: until then no request
+    has one.
     """
 
     method: str | None = None
     path: str | None = None
     watch: bool | None = None
+    upstream_status: int | None = None
     nth: int | None = None
     times: int | None = None
 
@@ -92,6 +94,7 @@ class Match:
             self.method in {None, request.method}
             and (self.path is None or self.path in request.path)
             and self.watch in {None, request.watch}
+            and self.upstream_status in {None, request.upstream_status}
         )
 
 

@@ -467,6 +467,16 @@ def test_an_order_is_done_once_when_the_last_cell_has_come(rendezvous: Rendezvou
     assert cells[0].facts["down"] < cells[0].facts["up"]
 
 
+def test_a_cell_waits_until_what_the_last_one_left_is_reaped(
+    rendezvous: Rendezvous, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without a process to spare would fail the next one, and not who left it so."""
+    counts = [70, *[32_000, 16_000, 75] * 4]
+    monkeypatch.setattr(runner, "_processes", lambda: counts.pop(0))
+    rendezvous.play(lambda _, __: None, together=False)
+    assert not counts
+
+
 def test_cells_that_are_played_alone_wait_for_nobody(rendezvous: Rendezvous) -> None:
     """Where a row is not played together each cell has its own fault."""
     cells = rendezvous.play(_both, together=False)

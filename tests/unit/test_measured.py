@@ -63,6 +63,22 @@ STANDBYS = {
 }
 
 
+WAYS = ("host", "slim", "bundle")
+CONTAINERS = {
+    "surroundings": AROUND,
+    "start_ms": {
+        "host": [340, 350, 400],
+        "slim": [700, 710, 900],
+        "bundle": [800, 820, 1100],
+        "alone": [200, 210, 220],
+    },
+    "handover_ms": {way: [30, 40, 50] for way in WAYS},
+    "memory": {way: {"leader_mib": 37.4, "standby_mib": 36.0} for way in WAYS},
+    "size": {"base_packed_mib": 70.0, "slim_packed_mib": 12.5, "slim_unpacked_mib": 52.7}
+    | {"bundle_packed_mib": 15.1, "bundle_unpacked_mib": 30.0},
+}
+
+
 def cells(text: str, first: str) -> list[str]:
     """Return the cells of the row that begins with a cell."""
     (row,) = [line for line in text.splitlines() if line.startswith(f"| {first}")]
@@ -84,6 +100,16 @@ def test_standbys_are_told_over_idle() -> None:
     assert cells(text, "kube-apiserver, of one processor") == ["+1.8 %", "+39.8 %", "1/22"]
     assert cells(text, "etcd") == ["+0.0 %", "+0.0 %", "-"]
     assert cells(text, "requests")[1] == "310"
+
+
+def test_an_image_is_told_beside_none() -> None:
+    """What has no image has no size, and what the runtime takes of a start is said."""
+    text = measured.containers(CONTAINERS)
+    assert cells(text, "its layer, as")[1:] == ["12 MiB", "15 MiB"]
+    assert cells(text, "its layer, unpacked") == ["-", "53 MiB", "30 MiB"]
+    assert cells(text, "memory of a leader") == ["37 MiB"] * 3
+    assert cells(text, "from its start")[2] == "820 ms (800 ms to 1.1 s)"
+    assert "takes 210 ms (200 ms to 220 ms) to start" in text
 
 
 def test_a_table_says_what_it_is_of() -> None:

@@ -411,6 +411,17 @@ def test_delay_of_a_reply(stage: Stage) -> None:
     assert stage.proxy.counters()["delayed"] == 1
 
 
+def test_delay_of_replies_of_one_status(stage: Stage) -> None:
+    """A delay can be for what the upstream answered; what it answered otherwise is not counted."""
+    stage.proxy.delay(3600, match=Match(upstream_status=204, nth=1))
+    assert stage.get().status == 200
+    future = stage.start("/none")
+    stage.proxy.wait_counter("delayed", 1)
+    assert not future.done()
+    stage.proxy.pass_through()
+    assert future.result(TIMEOUT_S).status == 204
+
+
 def test_delay_of_a_request_ends_when_it_is_taken_back(stage: Stage) -> None:
     """A delayed request is not applied before its time, and is at once when there is none."""
     stage.proxy.delay(3600, on="request")

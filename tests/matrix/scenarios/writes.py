@@ -299,7 +299,8 @@ def _elector_stopped_before_grant(arena: Arena, stopped_s: float) -> None:
     leader = arena.leader(child=_STUBBORN)
     arena.standby()
     proxy = arena.proxy("a")
-    delay = Match(method="PUT", path="/leases/", nth=1)
+    # Not one that a standby's nomination made fail: it renews nothing.
+    delay = Match(method="PUT", path="/leases/", upstream_status=_OK, nth=1)
     arena.network("a", lambda p: p.delay(_FOR_GOOD_S, on="reply", match=delay), "delayed")
     elector = leader.elector
     arena.stop(elector, "the elector")
