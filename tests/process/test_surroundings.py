@@ -195,7 +195,7 @@ def test_a_storm_of_forks_does_not_keep_us_from_answering(rally: Rally) -> None:
     rally.start_standby("b")
     guardian = leader.guardian
     leader.terminate()
-    assert leader.wait() == 137
+    assert leader.wait(timeout_s=120) == 137
     assert is_gone(guardian)
     assert "is silent" not in leader.log
     rally.witness.wait_ended(tree)

@@ -6,7 +6,7 @@ saw, and ending them. The verdict of every test about exclusivity is `assert_exc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self, TypedDict
+from typing import TYPE_CHECKING, Final, Self, TypedDict
 
 from tests.support.candidates import FAST, FAST_LEASE_S, Candidate, puppet_command
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from tests.support.witness import Tree, Witness
+
+
+#: A child that keeps the processor busy before it is ready takes long to be so.
+_START_S: Final = 60.0
 
 
 class How(TypedDict, total=False):
@@ -80,8 +84,8 @@ class Rally:
     ) -> tuple[Candidate, Tree]:
         """Start a candidate and wait until the witness sees its tree, ready."""
         candidate = self.start(name, *options, **how)
-        (tree,) = self.witness.wait_running(1, name, timeout_s=20)
-        self.witness.wait_note("ready", name)
+        (tree,) = self.witness.wait_running(1, name, timeout_s=_START_S)
+        self.witness.wait_note("ready", name, timeout_s=_START_S)
         return candidate, tree
 
     def start_standby(self, name: str = "b", *options: str, **how: Unpack[How]) -> Candidate:
