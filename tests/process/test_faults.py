@@ -114,9 +114,13 @@ def test_a_dead_guardians_lock_is_kept_until_its_tree_is_dead(rally: Rally) -> N
 
 
 def test_a_child_dies_with_its_keeper_whoever_else_is_stopped(rally: Rally) -> None:
-    """The kernel kills the direct child of a dead keeper, while the guardian can kill nobody."""
+    """The kernel kills the direct child of a dead keeper, while the guardian can kill nobody.
+
+    The elector would continue the guardian, to do just that.
+    """
     leader, tree = rally.start_leader("a", child=puppet_command("--ignore", "ALL"))
     keeper = leader.keeper
+    stop(leader.elector)
     stop(leader.guardian)
     kill(keeper)
     rally.witness.wait_ended(tree)
