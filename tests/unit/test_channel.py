@@ -6,6 +6,7 @@ import json
 import os
 import select
 import socket
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 
 from leaderexec import channel
 from leaderexec.channel import Channel, ChannelClosed, Message, Undecodable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _EXAMPLES: list[Message] = [
     channel.Opened("lease ns/x", "ns"),
@@ -76,18 +80,27 @@ def test_a_channel_carries_messages_and_a_descriptor() -> None:
     right.close()
 
 
-def test_garbage_on_the_channel_is_counted_and_passed_over() -> None:
-    """A broken peer does not break this process, and leaks no descriptor into it."""
+@pytest.fixture
+def raw() -> Iterator[tuple[socket.socket, Channel]]:
+    """A peer that sends whatever it likes, and the channel that hears it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     right = Channel(theirs)
+    yield ours, right
+    ours.close()
+    right.close()
+
+
+def test_garbage_on_the_channel_is_counted_and_passed_over(
+    raw: tuple[socket.socket, Channel],
+) -> None:
+    """A broken peer does not break this process, and leaks no descriptor into it."""
+    ours, right = raw
     before = len(os.listdir("/proc/self/fd"))
     socket.send_fds(ours, [b"nonsense"], [0])
     ours.send(channel.encode(channel.Pong()))
     assert right.receive() == [(channel.Pong(), None)]
     assert right.garbage == 1
     assert len(os.listdir("/proc/self/fd")) == before
-    ours.close()
-    right.close()
 
 
 def test_a_reader_that_does_not_read_blocks_nobody() -> None:
@@ -117,10 +130,9 @@ def test_a_flood_is_taken_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     right.close()
 
 
-def test_an_empty_packet_is_not_the_end() -> None:
+def test_an_empty_packet_is_not_the_end(raw: tuple[socket.socket, Channel]) -> None:
     """To read, both are nothing; only one of them is a reason to listen no more."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    right = Channel(theirs)
+    ours, right = raw
     before = len(os.listdir("/proc/self/fd"))
     ours.send(channel.encode(channel.Ping()))
     ours.send(b"")
@@ -134,7 +146,6 @@ def test_an_empty_packet_is_not_the_end() -> None:
     ours.close()
     with pytest.raises(ChannelClosed):
         right.receive()
-    right.close()
 
 
 def test_what_was_sent_before_the_end_arrives() -> None:
