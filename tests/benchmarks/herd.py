@@ -7,6 +7,7 @@ at most is asserted by tests/kube/test_herd.py. `--write` keeps them in tests/me
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import tempfile
 from pathlib import Path
@@ -22,9 +23,10 @@ def measure(standbys: int, rounds: int) -> dict[str, Any]:
     with (
         ControlPlane() as plane,
         tempfile.TemporaryDirectory(prefix="leaderexec-bench-") as directory,
-        Herd(plane, Path(directory), standbys) as herd,
+        contextlib.ExitStack() as stack,
     ):
-        around = surroundings(plane)
+        around = surroundings(plane)  # before the herd, whose start is a load by itself
+        herd = stack.enter_context(Herd(plane, Path(directory), standbys))
         handovers = []
         for _ in range(rounds):
             handovers.append(herd.hand_over())

@@ -270,7 +270,7 @@ class Match:
         self._results = results
         self._jobs = jobs
         self._tell = tell
-        self._processes = _processes()
+        self._processes_before = _processes()
 
     def play(self, entries: Sequence[Entry]) -> dict[Entry, Cell]:
         """Play what is not yet played, and return all cells of the plan."""
@@ -322,7 +322,7 @@ class Match:
         """
         with contextlib.suppress(AssertionError):
             wait.wait_until(
-                lambda: _processes() < self._processes + _FEW,
+                lambda: _processes() < self._processes_before + _FEW,
                 timeout_s=_SETTLE_S,
                 what="what a cell left is reaped",
             )
