@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from tests.matrix.contestants import MAKES
@@ -23,6 +22,7 @@ from tests.matrix.model import OURS, After, Cell, Kind
 from tests.support.candidates import (
     Candidate,
     is_gone,
+    is_pending,
     puppet_command,
     resume,
     state_of,
@@ -33,6 +33,7 @@ from tests.support.witness import now_ns
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from multiprocessing.connection import Connection
+    from pathlib import Path
     from typing import TypeVar
 
     from tests.matrix.contestants import Contestant
@@ -53,15 +54,6 @@ _EFFECT_S = 30.0
 #: How many leases somebody waits for what must come of a fault, and for an overlap to end.
 _PATIENCE_LEASES = 5.0
 _TAIL_LEASES = 2.0
-
-
-def _is_pending(pid: int, signum: int) -> bool:
-    """Whether a process has been sent a signal and has not yet taken it."""
-    try:
-        words = Path(f"/proc/{pid}/status").read_text().split()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return bool(int(words[words.index("ShdPnd:") + 1], 16) & 1 << signum - 1)
 
 
 class Invalid(Exception):
@@ -240,7 +232,7 @@ class Arena:
         self.begin()
         os.kill(pid, signum)
         self.prove(
-            f"{what} has taken {signal.Signals(signum).name}", lambda: not _is_pending(pid, signum)
+            f"{what} has taken {signal.Signals(signum).name}", lambda: not is_pending(pid, signum)
         )
 
     def network(self, name: str, inflict: Callable[[Proxy], object], *counters: str) -> None:

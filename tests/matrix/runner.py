@@ -205,7 +205,8 @@ def play(
 def _be_a_cell(
     entry: Entry, plane: ControlPlane, directory: Path, link: connection.Connection
 ) -> NoReturn:
-    """Play a cell in a forked process and send it to the parent."""
+    """Play a cell in a forked process and send it to the parent, which alone may end it early."""
+    signal.signal(signal.SIGINT, _do_nothing)  # a terminal sends it to cells and parent alike
     signal.signal(signal.SIGTERM, _leave)
     wait.POLL_S = _POLL_S
     code = 1
@@ -218,7 +219,12 @@ def _be_a_cell(
 
 
 def _leave(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, _do_nothing)  # a second one would end the cleaning up
     raise SystemExit(1)  # what the cell has started is ended on the way out
+
+
+def _do_nothing(*_: object) -> None:
+    """Take a signal; ignoring it instead would be inherited by all that the cell starts."""
 
 
 class _Played:

@@ -41,6 +41,15 @@ def state_of(pid: int) -> str:
         return ""
 
 
+def is_pending(pid: int, signum: int) -> bool:
+    """Whether a process has been sent a signal and has not yet taken it."""
+    try:
+        words = Path(f"/proc/{pid}/status").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return bool(int(words[words.index("ShdPnd:") + 1], 16) & 1 << signum - 1)
+
+
 def name_of(pid: int) -> str:
     """Return the name that a process has given itself."""
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -32,6 +33,8 @@ from tests.matrix.model import (
 )
 from tests.matrix.runner import RIG_CHECK, Entry, Match, Results
 from tests.matrix.scenarios import SCENARIOS
+from tests.support.candidates import is_pending
+from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -475,6 +478,44 @@ def test_a_cell_waits_until_what_the_last_one_left_is_reaped(
     monkeypatch.setattr(runner, "_processes", lambda: counts.pop(0))
     rendezvous.play(lambda _, __: None, together=False)
     assert not counts
+
+
+def _deliver(pid: int, signum: signal.Signals) -> None:
+    os.kill(pid, signum)
+    wait_until(lambda: not is_pending(pid, signum), timeout_s=60, what=f"{signum.name} is taken")
+
+
+def test_a_cell_that_is_ended_early_cleans_up_to_the_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A terminal interrupts cells and parent alike, and nothing of a cell may be left running."""
+    plays, cleans, clean, may_end = (tmp_path / name for name in ("1", "2", "3", "4"))
+
+    def play(*_: object) -> Cell:
+        try:
+            plays.touch()
+            wait_until(lambda: False, timeout_s=60, what="never")
+        finally:
+            cleans.touch()
+            wait_until(may_end.exists, timeout_s=60, what="it may end")
+            clean.touch()
+        raise AssertionError("nobody ended it")
+
+    monkeypatch.setattr(runner, "play", play)
+    entry = Entry(scenario(), OURS, BRISK, 1)
+    played = runner._Played(entry, cast("ControlPlane", Plane()), tmp_path)
+    pid = played.process.pid
+    assert pid is not None
+    wait_until(plays.exists, timeout_s=60, what="it plays")
+    _deliver(pid, signal.SIGINT)
+    assert not cleans.exists()
+    os.kill(pid, signal.SIGTERM)
+    wait_until(cleans.exists, timeout_s=60, what="it cleans up")
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        _deliver(pid, signum)
+    may_end.touch()
+    played.end()
+    assert clean.exists()
 
 
 def test_cells_that_are_played_alone_wait_for_nobody(rendezvous: Rendezvous) -> None:
