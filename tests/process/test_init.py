@@ -20,6 +20,7 @@ from tests.support.candidates import (
     children_of,
     in_pid_namespace,
     is_gone,
+    is_pending,
     kill,
     name_of,
     puppet_command,
@@ -251,7 +252,9 @@ def _fate(rally: Rally, init: Init, tree: Tree, signum: int) -> str:
     if signum != _LAST and signum not in _final_for(init):
         what = f"{init.make} takes {signal_name(signum)}"
         wait_until(
-            lambda: is_gone(pid) or _is_taken(pid, signum) or told(), timeout_s=BOUND_S, what=what
+            lambda: is_gone(pid) or not is_pending(pid, signum) or told(),
+            timeout_s=BOUND_S,
+            what=what,
         )
         if not is_gone(pid):
             os.kill(pid, _LAST)
@@ -273,14 +276,6 @@ def _final_for(init: Init) -> frozenset[int]:
     """Return the signals after which an init is on its way out."""
     requests = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
     return frozenset(map(int, requests)) if init.make in OURS else frozenset()
-
-
-def _is_taken(pid: int, signum: int) -> bool:
-    """Whether a signal is no longer waiting for the process that it was sent to."""
-    with open(f"/proc/{pid}/status") as status:
-        lines = list(status)
-    pending = [line.split()[1] for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
-    return not any(int(mask, 16) >> (signum - 1) & 1 for mask in pending)
 
 
 @every_init

@@ -22,6 +22,7 @@ from tests.support.candidates import (
     children_of,
     in_pid_namespace,
     is_gone,
+    is_pending,
     kill,
     puppet_command,
     state_of,
@@ -212,13 +213,6 @@ def signals(rally: Rally, name: str) -> list[str]:
     """Return all signals that its children were ever sent, in order."""
     words = [note.text.partition(" ") for note in rally.witness.notes(name)]
     return [rest for word, _, rest in words if word == "signal"]
-
-
-def _pending(pid: int, signum: int) -> bool:
-    """Whether a signal waits for a process."""
-    with open(f"/proc/{pid}/status") as status:
-        pending = next(line for line in status if line.startswith("ShdPnd:"))
-    return int(pending.split()[1], 16) & (1 << (signum - 1)) != 0
 
 
 # --- Ctrl-Z, with a shell --------------------------------------------------------------------
@@ -521,7 +515,7 @@ def test_an_operators_stop_is_left_alone(rally: Rally, screen: Screen) -> None:
     stop(child)
     screen.press(CTRL_Z)  # nobody's any more: it is stopped already
     a.signal(signal.SIGUSR1)
-    wait_until(lambda: _pending(child, signal.SIGUSR1), timeout_s=BOUND_S, what="USR1 waits")
+    wait_until(lambda: is_pending(child, signal.SIGUSR1), timeout_s=BOUND_S, what="USR1 waits")
     assert state_of(child) == "T"
     os.kill(child, signal.SIGCONT)
     rally.witness.wait_note("signal USR1", "a")
@@ -638,7 +632,10 @@ def test_leftovers_do_not_keep_the_terminal(rally: Rally, screen: Screen) -> Non
     screen.wait_holder(guardian)
     screen.press(CTRL_C)
     screen.wait_shown("^C")
-    wait_until(lambda: not _pending(guardian, signal.SIGINT), timeout_s=BOUND_S, what="INT is read")
+    wait_until(
+        lambda: not is_pending(guardian, signal.SIGINT), timeout_s=BOUND_S, what="INT is read"
+    )
+    assert not is_gone(guardian)
     assert tree.running
     screen.press(CTRL_C)
     a.wait()
@@ -718,7 +715,7 @@ def test_without_a_terminal_nothing_is_about_a_job(rally: Rally) -> None:
     stop(tree.main)
     a.signal(signal.SIGUSR1)
     wait_until(
-        lambda: _pending(tree.main, signal.SIGUSR1),
+        lambda: is_pending(tree.main, signal.SIGUSR1),
         timeout_s=BOUND_S,
         what="the guardian, which is not stopped, passes on USR1",
     )

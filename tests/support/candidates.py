@@ -47,7 +47,8 @@ def is_pending(pid: int, signum: int) -> bool:
         words = Path(f"/proc/{pid}/status").read_text().split()
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return bool(int(words[words.index("ShdPnd:") + 1], 16) & 1 << signum - 1)
+    masks = [int(words[words.index(name) + 1], 16) for name in ("SigPnd:", "ShdPnd:")]
+    return any(mask & 1 << signum - 1 for mask in masks)
 
 
 def name_of(pid: int) -> str:
