@@ -63,8 +63,6 @@ _BOOT = (
 _READY = b"ready"
 _TICK_S = 0.01
 _TICK_NS = 10_000_000
-_SLEPT_NS = 1_000_000  # a look that took longer than this has slept
-_SLACK_NS = 300_000  # from running again to reading the clock
 _BACKLOG = 4096
 _PATIENCE_S = 60  # a machine so starved that an answer takes longer proves nothing
 _CLOSED = select.EPOLLHUP | select.EPOLLRDHUP | select.EPOLLERR
@@ -102,9 +100,6 @@ class _Server:
         self._connections: dict[int, _Connection] = {}
         self._numbers = 0
         self._epoll = select.epoll()
-        self._schedstat = _open_schedstat()
-        self._delay_ns = 0
-        self._run_delay_ns()
         self._open_at_ns = now_ns()  # every connection in the table was open then
         self._looked_ns = self._open_at_ns
         self._registered = 0  # the number of the last connection in the table
@@ -138,24 +133,17 @@ class _Server:
         before_ns = now_ns()
         found = self._epoll.poll(timeout_s, len(self._connections) + 16)
         after_ns = now_ns()
-        delay_ns = self._run_delay_ns()
         allowed_ns = _TICK_NS if timeout_s else 0
-        self._note_lateness(
-            before_ns - self._looked_ns, delay_ns or 0, after_ns - before_ns - allowed_ns
-        )
-        alive_ns = self._open_at_ns
-        looked_at = self._looked_at
-        if delay_ns is not None and _SLEPT_NS < after_ns - before_ns - delay_ns < 2 * _TICK_NS:
-            # It slept: nothing had ended when it lay down, and the first end woke it.
-            alive_ns = max(alive_ns, after_ns - delay_ns - _SLACK_NS)
-            looked_at = self._registered
+        self._note_lateness(before_ns - self._looked_ns, after_ns - before_ns - allowed_ns)
         ready = set()
         for fd, mask in found:
             if mask & _CLOSED and fd in self._connections:
                 connection = self._connections[fd]
-                # One that was never seen open may have ended long before it was accepted.
-                seen_ns = alive_ns if connection.number <= looked_at else 0
-                self._close(connection, seen_ns, after_ns)
+                # How long this look waited tells nothing of when the end came: the witness may have
+                # been stopped meanwhile. What the last look found open was open when that began;
+                # one that was never seen open may have ended long before it was accepted.
+                alive_ns = self._open_at_ns if connection.number <= self._looked_at else 0
+                self._close(connection, alive_ns, after_ns)
             else:
                 ready.add(fd)
         self._open_at_ns = before_ns
@@ -253,22 +241,6 @@ class _Server:
 
     def _note_lateness(self, *samples_ns: int) -> None:
         self._lateness_ns = max(self._lateness_ns, *samples_ns)
-
-    def _run_delay_ns(self) -> int | None:
-        """Return how long this process was ready but not running since the last call."""
-        if self._schedstat is None:
-            return None
-        total_ns = int(os.pread(self._schedstat, 100, 0).split()[1])
-        delay_ns = total_ns - self._delay_ns
-        self._delay_ns = total_ns
-        return delay_ns
-
-
-def _open_schedstat() -> int | None:
-    try:
-        return os.open("/proc/self/schedstat", os.O_RDONLY)
-    except OSError:
-        return None
 
 
 def _identity_of_name(name: object) -> dict[str, Any]:

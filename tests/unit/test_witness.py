@@ -163,13 +163,15 @@ def test_a_handover_a_millisecond_apart_is_a_gap(witness: Witness) -> None:
     assert witness.overlaps() == []
 
 
-def test_an_end_and_a_start_in_one_wake_up_are_no_overlap(witness: Witness) -> None:
-    """A late witness does not make two trees overlap that did not."""
+@pytest.mark.parametrize("late_ns", [0, 1_000_000, 5_000_000, 10_000_000, 30_000_000])
+def test_an_end_and_a_start_in_one_wake_up_are_no_overlap(witness: Witness, late_ns: int) -> None:
+    """A witness that is late, by however much, does not make two trees overlap that did not."""
     old = Life(witness, "a").say_hello()
     witness.wait_running(1)
     with stopped(witness):
         old.end()
         new = Life(witness, "b").say_hello()
+        _spin(late_ns)
     with new:
         witness.wait_running(1, "b")
         assert witness.overlaps() == []
@@ -374,7 +376,7 @@ def test_a_killed_process_is_dead_at_once(witness: Witness) -> None:
         after_ns = now_ns()
         assert witness.running() == []
     assert tree.ended_ns is not None
-    assert before_ns <= tree.processes[0].alive_until_ns + witness.resolution_ns
+    assert tree.ended_ns >= before_ns
     assert tree.processes[0].alive_until_ns <= after_ns
 
 
