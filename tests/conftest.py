@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
+# No verdict hangs on how long an example took: a machine that stalls is no fault of ours.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 pytest.register_assert_rewrite("tests.support.lock_contract", "tests.support.fault_suite")
 
 from tests.support.rally import Rally  # noqa: E402 - after the registration

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from leaderexec.locks.annotation import ConfigMapLock, EndpointsLock
@@ -182,7 +182,6 @@ def test_unknown_fields_follow_ours() -> None:
     )
 
 
-@settings(deadline=None)
 @given(records, st.dictionaries(st.text(), json_values, max_size=3))
 def test_whatever_is_written_is_read(record: Record, others: dict[str, Any]) -> None:
     """Every record comes back with its times cut to seconds, every unknown field as it was."""
@@ -206,7 +205,6 @@ def _cut(time_us: int | None) -> int | None:
     return None if time_us is None else time_us - time_us % SECOND_US
 
 
-@settings(deadline=None)
 @given(st.integers(MIN_US, MAX_US))
 def test_whole_seconds_are_the_seconds_of_the_finer_format(time_us: int) -> None:
     """Both formats agree up to the fraction, before and after the epoch."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from leaderexec import exits
@@ -60,8 +60,6 @@ if TYPE_CHECKING:
 IN_POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 TOKEN = f"{SERVICE_ACCOUNT}/token"
 NAMESPACE_FILE = f"{SERVICE_ACCOUNT}/namespace"
-#: Shared machines pause at will; nothing here is about speed.
-unhurried = settings(deadline=None)
 DIRECTORIES = ("/", "/run", "/srv", "/srv/sub")
 UID = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9"
 IN_SLOT = {"POD_UID": UID, "CONTAINER_NAME": "server"}
@@ -787,7 +785,6 @@ quantities = st.tuples(
 ).map(lambda pair: f"{pair[0]}{pair[1]}")
 
 
-@unhurried
 @given(st.dictionaries(st.sampled_from(list(UNITS)), quantities, min_size=1))
 def test_a_duration_is_exact_or_refused(numbers: dict[str, str]) -> None:
     """Whatever quantities are combined, the result is the exact sum or the value is refused."""
@@ -803,7 +800,6 @@ def test_a_duration_is_exact_or_refused(numbers: dict[str, str]) -> None:
             parse_duration(text)
 
 
-@unhurried
 @given(st.text(st.sampled_from("0123456789.hms-+e ") | st.characters(), max_size=80))
 @example("9" * 5000)
 @example("1" + "0" * 62 + "h")
@@ -986,7 +982,6 @@ def test_durations_that_do_not_fit(given_text: str, message: str) -> None:
     assert complaint(*argv, env=env) == message
 
 
-@unhurried
 @given(st.integers(1, 200))
 def test_least_ttl_in_the_message_is_true(ttl_s: int) -> None:
     """The --ttl that the message recommends is the least that is accepted."""
@@ -996,7 +991,6 @@ def test_least_ttl_in_the_message_is_true(ttl_s: int) -> None:
         assert complaint(f"--ttl={ttl_s}").endswith("accepted: --ttl of 5s or more")
 
 
-@unhurried
 @given(st.integers(2, 4000), st.integers(1, 4000))
 def test_least_lease_duration_in_the_message_is_true(renew_s: int, lease_s: int) -> None:
     """The --lease-duration that the message recommends is accepted, and one second less is not."""
@@ -1650,7 +1644,6 @@ environments = (
 )
 
 
-@unhurried
 @given(command_lines, environments)
 @example(["--election=x", "\0"], dict(IN_POD))
 @example(["--election=x", "--lock=file:l", "a\0b/c"], {})
@@ -1668,7 +1661,6 @@ def test_any_words_and_environment(argv: list[str], environ: dict[str, str]) -> 
         assert outcome.isprintable()
 
 
-@unhurried
 @given(command_lines, environments)
 def test_any_words_on_the_real_machine(argv: list[str], environ: dict[str, str]) -> None:
     """The real probes stand whatever they are asked about."""
@@ -1932,7 +1924,6 @@ def test_help_fits_the_terminal(width: int) -> None:
     assert max(map(len, help_text(width).splitlines())) <= width
 
 
-@unhurried
 @given(st.integers(-10, 1000))
 def test_help_of_any_width(width: int) -> None:
     """Help is complete and tidy however odd the terminal's width."""

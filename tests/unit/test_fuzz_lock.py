@@ -325,7 +325,6 @@ def _check_read(snapshot: Snapshot | None, kind: str) -> str:
 
 @settings(
     max_examples=10_000,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -645,7 +644,6 @@ class Campaign:
 
 @settings(
     max_examples=10_000,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )

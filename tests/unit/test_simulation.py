@@ -356,7 +356,6 @@ class Cluster(RuleBasedStateMachine):
 _SETTINGS: Final = settings(
     max_examples=150 * _TIMES,
     stateful_step_count=30,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -693,7 +692,6 @@ def test_a_mutant_is_found_by_hypothesis_too() -> None:
             settings=settings(
                 max_examples=100,
                 stateful_step_count=30,
-                deadline=None,
                 derandomize=True,
                 database=None,
                 report_multiple_bugs=False,

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from leaderexec.locks.timestamps import MAX_US, MIN_US, format_us, parse_us
@@ -21,7 +21,6 @@ nearly_times = st.from_regex(
 )
 
 
-@settings(deadline=None)
 @given(st.integers(MIN_US, MAX_US))
 def test_what_was_written_is_read_exactly(time_us: int) -> None:
     """Every microsecond of the years 0 to 9999 is written as a MicroTime and read back."""
@@ -30,7 +29,6 @@ def test_what_was_written_is_read_exactly(time_us: int) -> None:
     assert parse_us(text) == time_us
 
 
-@settings(deadline=None)
 @given(st.datetimes(), st.integers(-1439, 1439))
 def test_datetime_agrees(moment: datetime, offset_min: int) -> None:
     """An independent implementation means the same instant, at whatever offset it writes it."""
@@ -45,7 +43,6 @@ def test_datetime_agrees(moment: datetime, offset_min: int) -> None:
             parse_us(text)
 
 
-@settings(deadline=None)
 @given(st.one_of(st.text(), nearly_times))
 def test_no_text_raises_anything_but_value_error(text: str) -> None:
     """What is read is a time that can be written, or a ValueError of one line."""
@@ -57,7 +54,6 @@ def test_no_text_raises_anything_but_value_error(text: str) -> None:
     assert parse_us(format_us(time_us)) == time_us
 
 
-@settings(deadline=None)
 @given(st.integers())
 def test_no_number_raises_anything_but_value_error(time_us: int) -> None:
     """What cannot be written in four digits of a year is a ValueError."""

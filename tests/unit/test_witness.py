@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from tests.support.candidates import is_gone, resume, state_of, stop
 from tests.support.puppet import command
 from tests.support.wait import wait_until
 from tests.support.witness import UNKNOWN, Witness, now_ns
@@ -83,17 +84,11 @@ def witness() -> Iterator[Witness]:
 @contextlib.contextmanager
 def stopped(witness: Witness) -> Iterator[None]:
     """Keep the witness from looking, so that all that happens is found by one wake-up."""
-    os.kill(witness.pid, signal.SIGSTOP)
-    wait_until(lambda: _state(witness.pid) == "T", timeout_s=10, what="the witness to have stopped")
+    stop(witness.pid)
     try:
         yield
     finally:
-        os.kill(witness.pid, signal.SIGCONT)
-
-
-def _state(pid: int) -> str:
-    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-        return stat.read().rpartition(")")[2].split()[0]
+        resume(witness.pid)
 
 
 def _spin(duration_ns: int) -> None:
@@ -384,7 +379,7 @@ def test_a_dead_leader_with_a_live_thread_is_alive(witness: Witness) -> None:
     """A child whose main thread is a zombie runs as long as its last thread."""
     with _puppet(witness, "a", "--leader-exits") as puppet:
         tree = _ready(witness)
-        wait_until(lambda: _state(puppet.pid) == "Z", timeout_s=10, what="a zombie leader")
+        wait_until(lambda: state_of(puppet.pid) == "Z", timeout_s=10, what="a zombie leader")
         witness.sync()
         assert tree.running
         puppet.kill()
@@ -418,11 +413,7 @@ def test_puppets_do_not_outlive_the_witness() -> None:
             (daemon,) = tree.with_role("daemon+ignore")
             witness.__exit__()
             assert puppet.wait(timeout=10) == -signal.SIGKILL
-            wait_until(
-                lambda: not os.path.exists(f"/proc/{daemon.pid}") or _state(daemon.pid) == "Z",
-                timeout_s=10,
-                what="the daemon's death",
-            )
+            wait_until(lambda: is_gone(daemon.pid), timeout_s=10, what="the daemon's death")
 
 
 @contextlib.contextmanager
