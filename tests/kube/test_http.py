@@ -316,9 +316,11 @@ def test_hostile_clients_disturb_nobody(rally: KubeRally) -> None:
         kill(a.keeper)
         successor = rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
         last = (successor.candidate, successor.candidate == "a")
+        # On a busy machine the server hears in one wake-up that the lock is given back too, and
+        # even that another has it.
+        firsts = {("a", False), ("", False), ("b", False)}
         for reader in readers:
-            # On a busy machine the server hears in one wake-up that the lock is given back too.
-            assert reader.who() in {("a", False), ("", False)}, "first that the child is stopped"
+            assert reader.who() in firsts, "first that the child is stopped"
             while reader.who() != last:
                 pass
         assert crowd.counts()["cut_off"] > after["cut_off"], "and they were still at it"

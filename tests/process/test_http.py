@@ -244,7 +244,9 @@ def test_a_sidecar_serves_until_it_ends(rally: Rally) -> None:
 def test_the_death_of_electors_is_told_by_a_server_that_lives(rally: Rally) -> None:
     """The same server, its readers too, outlives elector after elector; 503 while there is none."""
     rally.timing = LONG
-    a, tree = rally.start_leader("a", HTTP, "--id=a")
+    # Draining, or the server might hear in one wake-up that the lock is given back too.
+    child = puppet_command("--drain", "2")
+    a, tree = rally.start_leader("a", HTTP, "--id=a", child=child)
     port = wait_leads(a)
     server = a.part("http")
 
@@ -267,7 +269,7 @@ def test_the_death_of_electors_is_told_by_a_server_that_lives(rally: Rally) -> N
         assert a.part("http") == server
         a.terminate()
         assert reader.who() == ("a", False), "nothing has changed for a reader until now"
-    assert a.wait() == 143
+    assert a.wait() == 0
 
 
 def test_a_server_that_died_is_replaced_and_its_clients_wait(rally: Rally) -> None:
@@ -288,7 +290,7 @@ def test_a_server_that_died_is_replaced_and_its_clients_wait(rally: Rally) -> No
         answer = b"".join(iter(lambda: waiting.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200")
     assert wait_another_server(a, server)
-    assert (a.port, leads(port)) == (port, True)
+    assert (a.port, wait_leads(a)) == (port, port)
     assert rally.witness.running() == [tree]
 
 
@@ -379,6 +381,7 @@ def test_nothing_keeps_the_port_of_a_guardian_that_died(rally: Rally, hangs: boo
     if not hangs:
         wait_leads(a)
     kill(a.guardian)
+    wait_until(lambda: is_gone(parts[0]), timeout_s=TAKEOVER_S, what="the server is gone")
     other = (f"--lock=file:{rally.directory / 'other'}", "--election=y")
     b = rally.start("b", *other, f"--http=127.0.0.1:{a.port}", "--id=b")
     assert (b.port, wait_leads(b)) == (a.port, a.port)

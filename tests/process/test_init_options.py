@@ -13,6 +13,7 @@ import pytest
 
 from tests.support import seccomp
 from tests.support.candidates import (
+    BRISK,
     ROOT,
     as_user,
     in_pid_namespace,
@@ -97,6 +98,7 @@ def test_leftovers_get_the_rewritten_stop_signal(rally: Rally) -> None:
 
 def test_on_loss_the_child_gets_the_rewritten_stop_signal(rally: Rally) -> None:
     """A stop that nobody asked for is announced as one that somebody did."""
+    rally.timing = BRISK  # with time to hear it, however late we are
     child = puppet_command("--exit-on", "QUIT")
     leader, tree = rally.start_leader("a", "--rewrite-signal=TERM:QUIT", child=child)
     stop(leader.elector)
@@ -233,7 +235,7 @@ def test_a_warning_where_orphans_fall_to_nobody_of_ours(rally: Rally) -> None:
 @_ROOT_ONLY
 def test_as_pid_1_no_subreaper_is_needed(rally: Rally) -> None:
     """What the child abandons falls to PID 1, and is dead before another begins."""
-    child = puppet_command("--spawn", "daemon+ignore*2", "--after", "0.2", "--exit", "6")
+    child = puppet_command("--spawn", "daemon+ignore*2", "--after", "2", "--exit", "6")
     wrapper = [*in_pid_namespace(), *_NO_SUBREAPER]
     leader, tree = rally.start_leader("a", wrapper=wrapper, child=child)
     rally.start_standby("b")

@@ -235,8 +235,8 @@ class Candidate:
 
     def kill(self) -> None:
         """Kill it and everything below it, whatever state it is in."""
-        if self._process is None:
-            return
+        if self._process is None or self._process.poll() is not None:
+            return  # its number may be another's by now
         for pid in reversed(self.everything()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.candidates import (
+    BRISK,
+    BRISK_LEASE_S,
     FAST_LEASE_S,
     in_pid_namespace,
     is_gone,
@@ -63,7 +65,12 @@ class FaultSuite:
     """Faults of our own processes, one at a time."""
 
     def test_elector_killed_again_and_again(self, rally: Rally) -> None:
-        """The elector is killed ten times over three leases: the same child runs throughout."""
+        """The elector is killed ten times over three leases: the same child runs throughout.
+
+        Each is replaced later than the one before, up to a retry period: the renew deadline leaves
+        time for that, and for a machine that pauses.
+        """
+        rally.timing, rally.lease_s = BRISK, BRISK_LEASE_S
         leader, tree = rally.start_leader("a")
         rally.start_standby("b")
         began_ns = now_ns()
@@ -196,6 +203,7 @@ class FaultSuite:
 
     def test_fork_chains_at_the_deadline(self, rally: Rally) -> None:
         """Twenty chains of processes that fork, change session and exit: all die in time."""
+        rally.timing = BRISK  # the elector has to share the processor
         child = puppet_command("--chains", "20", "--chain-every", "50", "--ignore", "ALL")
         leader, tree = rally.start_leader("a", "--stop-timeout=300ms", child=child)
         rally.start_standby("b")

@@ -119,15 +119,16 @@ class KubeRally(Rally):
         spec: dict[str, Any] = self.lease["spec"]
         return spec
 
-    def wait_successor_named(self, identity: str) -> None:
-        """Wait until a standby stands in the Lease as the next in line."""
+    @property
+    def successor(self) -> str:
+        """Who stands in the Lease as the next in line; empty for nobody."""
+        annotations = self.lease["metadata"].get("annotations", {})
+        return str(annotations.get("leaderexec/successor", ""))
 
-        def named() -> str | None:
-            annotations = self.lease["metadata"].get("annotations", {})
-            successor: str | None = annotations.get("leaderexec/successor")
-            return successor
-
-        wait_until(lambda: named() == identity, timeout_s=30, what=f"{identity} is next in line")
+    def wait_successor_named(self, *identities: str) -> None:
+        """Wait until one of these standbys stands in the Lease as the next in line."""
+        what = f"one of {identities} is next in line"
+        wait_until(lambda: self.successor in identities, timeout_s=30, what=what)
 
     def patch(self, change: Mapping[str, Any]) -> None:
         """Change the Lease by hand, as the administrator."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.support.witness import Tree, Witness
 
 
-#: A child that keeps the processor busy before it is ready takes long to be so.
+#: A child that keeps the processor busy takes long to be ready, and so does who starts beside it.
 _START_S: Final = 60.0
 
 
@@ -91,7 +91,7 @@ class Rally:
     def start_standby(self, name: str = "b", *options: str, **how: Unpack[How]) -> Candidate:
         """Start a candidate and wait until it stands by."""
         candidate = self.start(name, *options, **how)
-        candidate.wait_event("campaigning")
+        candidate.wait_event("campaigning", timeout_s=_START_S)
         return candidate
 
     def leader(self, tree: Tree) -> Candidate:

@@ -333,6 +333,15 @@ class Tree:
         return None if self._live else self._ended_ns
 
     @property
+    def alive_until_ns(self) -> int:
+        """The latest instant at which a process of the tree is known to have been alive.
+
+        What came after its end came after this, however late the witness looked; after `ended_ns`
+        it came only if the witness was in time.
+        """
+        return self._alive_until_ns
+
+    @property
     def running(self) -> bool:
         """Whether a process of the tree is alive."""
         return self._live > 0
