@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from tests.support import plugin as plugin_module
-from tests.support.candidates import as_user, is_gone, parent_of, puppet_command, state_of
+from tests.support.candidates import ROOT, as_user, is_gone, parent_of, puppet_command, state_of
 from tests.support.cgroup import CpuGroup, KillGroup, MemoryGroup, NoCgroup
 from tests.support.clock import SLACK_S, NoSteppedClock, SteppedClock
 from tests.support.names import NameServer
@@ -212,6 +212,25 @@ def test_slow_executable_hangs_killably(slow: SlowExecutable, started: Started) 
     process.kill()
     assert process.wait(60) == -signal.SIGKILL
     assert slow.waiting() == []
+
+
+def test_slow_executable_waits_for_no_request_that_was_withdrawn(
+    tmp_path: Path, slow: SlowExecutable, started: Started
+) -> None:
+    """Its server goes on when the request it was told of is gone before it has read it."""
+    assert not slow.waiting()  # it can be mounted here
+    mount_point = tmp_path / "mine"
+    mount_point.mkdir()
+    script = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.support.slowfs import _mount, _Server
+server = _Server(_mount({str(mount_point)!r}), None, b"")
+print(server._take(), server._take(), server._take(), flush=True)
+"""
+    process = started([sys.executable, "-I", "-S", "-c", script])
+    assert process.wait(60) == 0
+    assert line_of(process) == "True True True"
 
 
 @pytest.mark.parametrize("how", ["left", "killed"])

@@ -288,7 +288,9 @@ def _mount(mount_point: str) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     _checked(libc.unshare(_CLONE_NEWNS), "unshare")
     _checked(libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None), "mount")
-    fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    # Not blocking: what poll has announced may be withdrawn, by the death of who asked, before the
+    # read, which would then wait for ever.
+    fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     options = f"fd={fuse},rootmode=40755,user_id=0,group_id=0,allow_other,default_permissions"
     flags = ctypes.c_ulong(_MS_RDONLY | _MS_NOSUID | _MS_NODEV)
     target = os.fsencode(mount_point)
