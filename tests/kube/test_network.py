@@ -19,28 +19,15 @@ if TYPE_CHECKING:
 
     from tests.support.kube_rally import KubeRally
     from tests.support.proxy import Proxy, Request
-    from tests.support.witness import Tree
 
 TAKEOVER_S = 5 * BRISK_LEASE_S
 
 _RENEWALS = Match(method="PUT")
 
 
-def _last_renewal_ns(proxy: Proxy) -> int:
-    """When the last write that succeeded reached the proxy: no earlier than it was sent."""
-    writes = [r for r in proxy.requests() if r.method in {"POST", "PUT"}]
-    return max(r.at_ns for r in writes if r.upstream_status in {200, 201})
-
-
 def _failed(proxy: Proxy) -> list[Request]:
     """The writes that the proxy did something to."""
     return [r for r in proxy.requests(_RENEWALS) if r.action]
-
-
-def _assert_in_time(tree: Tree, renewed_ns: int, lease_s: float = BRISK_LEASE_S) -> None:
-    """The tree was dead before anybody could have acquired."""
-    assert tree.ended_ns is not None
-    assert tree.alive_until_ns < renewed_ns + lease_s * 1e9
 
 
 _FAULTS: dict[str, tuple[Callable[[Proxy], object], str]] = {
@@ -72,7 +59,7 @@ def test_only_the_leader_is_cut_off(rally: KubeRally, fault: str) -> None:
     rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
     assert [n for n in rally.witness.notes("a") if n.text == "signal TERM"], "asked to stop first"
     if fault != "replies lost":  # those renewals do succeed, unknown to the leader
-        _assert_in_time(tree, _last_renewal_ns(proxy))
+        rally.assert_in_time(tree, rally.last_write_ns("a"), rally.lease_s)
     if fault == "replies lost":
         proxy.black_hole()
     successor = rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
@@ -94,14 +81,13 @@ def test_api_server_down_for_thirty_seconds(rally: KubeRally) -> None:
     rally.proxied("a")
     leader, tree = rally.start_leader("a", child=puppet_command("--ignore", "TERM"))
     standby = rally.start_standby("b")
-    proxy = rally.proxies["a"]
     rally.plane.stop_apiserver()
     assert not rally.plane.apiserver.running
-    renewed_ns = _last_renewal_ns(proxy)
+    renewed_ns = rally.last_write_ns("a")
     term = rally.witness.wait_note("signal TERM", "a", timeout_s=20)
     assert term.at_ns > renewed_ns + 9 * 10**9, "not before the renew deadline"
     rally.witness.wait_ended(tree, timeout_s=20)
-    _assert_in_time(tree, renewed_ns, lease_s=15)
+    rally.assert_in_time(tree, renewed_ns, lease_s=15)
     wait_until(
         lambda: len(leader.events("running")) == 1 and not rally.witness.running(),
         timeout_s=10,
@@ -140,7 +126,7 @@ def test_a_short_outage_changes_nothing(rally: KubeRally) -> None:
         )
         failed_ns = _failed(proxy)[-1].at_ns
         wait_until(
-            lambda t=failed_ns: _last_renewal_ns(proxy) > t,  # type: ignore[misc]
+            lambda t=failed_ns: rally.last_write_ns("a") > t,  # type: ignore[misc]
             timeout_s=10,
             what="a renewal after it",
         )

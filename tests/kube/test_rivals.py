@@ -18,7 +18,6 @@ from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from tests.support.kube_rally import KubeRally
-    from tests.support.witness import Tree
 
 TAKEOVER_S = 40  # several times the rally's lease
 
@@ -35,17 +34,6 @@ def _holder(rivals: Rivals, make: str) -> str:
     """Who the lock says leads."""
     spec = rivals.rally.spec if make == "clientgo" else json.loads(rivals.annotation)
     return str(spec["holderIdentity"])
-
-
-def _last_write_ns(rally: KubeRally, name: str) -> int:
-    """When the last write of a candidate that succeeded reached its proxy."""
-    writes = [r for r in rally.proxies[name].requests() if r.method in {"POST", "PUT"}]
-    return max(r.at_ns for r in writes if r.upstream_status in {200, 201})
-
-
-def _assert_in_time(tree: Tree, renewed_ns: int, lease_s: float) -> None:
-    assert tree.ended_ns is not None
-    assert tree.alive_until_ns < renewed_ns + lease_s * 1e9
 
 
 @pytest.mark.parametrize("make", MAKES)
@@ -125,7 +113,7 @@ def test_clientgo_in_a_black_hole_kills_its_child_in_time(rally: KubeRally, riva
     proxy.black_hole()
     proxy.wait_counter("black_holed", 1)
     rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
-    _assert_in_time(tree, _last_write_ns(rally, "a"), lease_s)
+    rally.assert_in_time(tree, rally.last_write_ns("a"), lease_s)
     successor = rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
     assert successor.candidate == "b"
     leader.wait_event("campaigning", count=2, timeout_s=TAKEOVER_S)
@@ -159,7 +147,7 @@ def test_legacy_that_is_refused_kills_its_child_and_campaigns_again(
     leader.wait_event("stopped", timeout_s=TAKEOVER_S)
     rally.witness.wait_ended(tree)
     assert leader.wait_event("child ended")["code"] == 137
-    _assert_in_time(tree, _last_write_ns(rally, "a"), rally.lease_s)
+    rally.assert_in_time(tree, rally.last_write_ns("a"), rally.lease_s)
     successor = rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
     assert successor.candidate == "b"
     proxy.pass_through()

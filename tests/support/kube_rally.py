@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.support.controlplane import ControlPlane
     from tests.support.rally import How
-    from tests.support.witness import Witness
+    from tests.support.witness import Tree, Witness
 
 #: What a proxy may be called too, for a candidate that asks for its address.
 API_NAME: Final = "api.leaderexec.test"
@@ -129,6 +129,20 @@ class KubeRally(Rally):
         """Wait until one of these standbys stands in the Lease as the next in line."""
         what = f"one of {identities} is next in line"
         wait_until(lambda: self.successor in identities, timeout_s=30, what=what)
+
+    def last_write_ns(self, name: str) -> int:
+        """When a proxied candidate's last write that succeeded reached the proxy.
+
+        That is no earlier than it was sent.
+        """
+        writes = [r for r in self.proxies[name].requests() if r.method in {"POST", "PUT"}]
+        return max(r.at_ns for r in writes if r.upstream_status in {200, 201})
+
+    @staticmethod
+    def assert_in_time(tree: Tree, renewed_ns: int, lease_s: float) -> None:
+        """Fail unless the tree was dead before anybody could have acquired."""
+        assert tree.ended_ns is not None
+        assert tree.alive_until_ns < renewed_ns + lease_s * 1e9
 
     def patch(self, change: Mapping[str, Any]) -> None:
         """Change the Lease by hand, as the administrator."""

@@ -198,7 +198,7 @@ class _Server:
         try:
             request = os.read(self._fuse, _BUFFER_BYTES)
         except OSError as error:
-            # The first two: it was withdrawn before we had it.
+            # It was withdrawn before we had it.
             return error.errno in {errno.ENOENT, errno.EINTR, errno.EAGAIN}
         opcode, unique = _IN.unpack_from(request)[1:3]
         if opcode == _INTERRUPT:
