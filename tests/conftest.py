@@ -16,8 +16,26 @@ from tests.support.rally import Rally  # noqa: E402 - after the registration
 from tests.support.witness import Witness  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
+
+#: How much of each candidate's log a failed test shows.
+_LOG_TAIL = 3000
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a failed test show what its candidates said: where CI runs, nobody looks into a log."""
+    report = yield
+    if report.failed:
+        for fixture in getattr(item, "funcargs", {}).values():
+            if isinstance(fixture, Rally):
+                for name, candidate in fixture.candidates.items():
+                    if candidate.started:
+                        report.sections.append((f"log of {name}", candidate.log[-_LOG_TAIL:]))
+    return report
 
 
 @pytest.fixture

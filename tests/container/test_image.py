@@ -85,6 +85,17 @@ def test_the_same_sources_make_the_same_layers(storage: Storage, slim: Image) ->
     assert len(again.layers) == len(storage.base().layers) + 1
 
 
+def test_what_has_another_name_stays_unpacked(storage: Storage) -> None:
+    """An image that is known by two names is still there when one of them is forgotten."""
+    image = storage.busybox()
+    other = f"{image.name.rpartition(':')[0]}-twice:1"
+    storage._buildah("tag", image.name, other)
+    assert storage._names()[other] == storage._names()[image.name], "one image, two names"
+    storage._forget(other)
+    assert other not in storage._names()
+    assert (image.root / "bin" / "busybox").is_file()
+
+
 def test_it_leads_by_a_kubeconfig_too(rally: ContainerRally) -> None:
     """The part of the package that needs all of its models works, though there is no /tmp."""
     kubeconfig = rally.plane.kubeconfig_for(rally.token_path.read_text(), namespace=rally.namespace)

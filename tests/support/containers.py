@@ -204,7 +204,7 @@ class Storage:
         with self.locked():
             if again:
                 self._forget(name)
-            if not self._exists(name):
+            if name not in self._names():
                 self.make_image(name, "slim", BASE=base.name, IMAGE_PYTHON=_python_of(base))
                 self._forget_others(name)
         return self._open(name)
@@ -214,7 +214,7 @@ class Storage:
         frozen = bundle.bundle()
         name = f"{_REPOSITORY}-bundle:{frozen.name}"
         with self.locked():
-            if not self._exists(name):
+            if name not in self._names():
                 self.make_image(name, "bundle", BUNDLE=str(frozen))
                 self._forget_others(name)
         return self._open(name)
@@ -277,7 +277,7 @@ class Storage:
     def _made(self, kind: str, recipe: str, fill: Callable[[Path], None]) -> Image:
         name = f"{_REPOSITORY}-{kind}:{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
         with self.locked():
-            if not self._exists(name):
+            if name not in self._names():
                 container = self._buildah("from", "scratch").strip()
                 try:
                     fill(Path(self._buildah("mount", container).strip()))
@@ -290,35 +290,38 @@ class Storage:
     def _open(self, name: str) -> Image:
         """Unpack an image, unless that was done before."""
         with self.locked():
-            container = self._unpacked(name)
+            container = _unpacked(self._names()[name])
             if container not in self._containers():
                 self._buildah("from", f"--name={container}", "--pull-never", name)
             root = Path(self._buildah("mount", container).strip())
             description = json.loads(self._buildah("inspect", "--type=image", name))
         return Image(name, root, description)
 
-    def _exists(self, name: str) -> bool:
-        images = self._buildah("images", "--format={{.Name}}:{{.Tag}}").split()
-        return name in images
+    def _names(self) -> dict[str, str]:
+        """Return the names of all images, each with the id of its image."""
+        listed = self._buildah("images", "--no-trunc", "--format={{.Name}}:{{.Tag}} {{.ID}}")
+        return dict(line.split() for line in listed.splitlines())
 
     def _forget(self, name: str) -> None:
-        """Remove an image, and where it was unpacked."""
-        if self._exists(name):
-            container = self._unpacked(name)
-            if container in self._containers():
-                self._buildah("rm", container)
-            self._buildah("rmi", name)
+        """Remove an image, and with the last of its names where it was unpacked.
+
+        What is made of the same sources is one image, whatever it is called: who knows it by
+        another name has it unpacked at the same place, and may be using it.
+        """
+        names = self._names()
+        image_id = names.pop(name, None)
+        if image_id is None:
+            return
+        container = _unpacked(image_id)
+        if image_id not in names.values() and container in self._containers():
+            self._buildah("rm", container)
+        self._buildah("rmi", name)
 
     def _forget_others(self, name: str) -> None:
         """Remove what was made of the same kind from other sources."""
-        for other in self._buildah("images", "--format={{.Name}}:{{.Tag}}").split():
+        for other in self._names():
             if other.rpartition(":")[0] == name.rpartition(":")[0] and other != name:
                 self._forget(other)
-
-    def _unpacked(self, name: str) -> str:
-        """Return what the unpacked image is called."""
-        image_id = self._buildah("images", "--quiet", "--no-trunc", name).strip()
-        return f"leaderexec-test-{image_id.rpartition(':')[2][:16]}"
 
     def _containers(self) -> list[str]:
         return self._buildah("containers", "--format={{.ContainerName}}").split()
@@ -341,6 +344,11 @@ class Storage:
             tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
             raise Unbuildable(f"{' '.join(argv[:3])}: code {done.returncode}:\n{tail}")
         return done.stdout
+
+
+def _unpacked(image_id: str) -> str:
+    """Return what an image is called where it is unpacked."""
+    return f"leaderexec-test-{image_id.rpartition(':')[2][:16]}"
 
 
 def _distribution() -> tuple[str, str]:
