@@ -84,8 +84,7 @@ class Scenario:
     contestants play them `together`, the whole control plane. `quick` ones belong to the subset
     that CI plays. `overlap_s` is what a bound allows, for each timing; `gap_leases` bounds how long
     nobody may run, in lease durations, counted from the first tree's end, or from the end of a
-    fault that keeps everybody from leading (`Arena.mended`). `in_time` asks that each tree of ours
-    is dead before its last renewal has run out.
+    fault that keeps everybody from leading (`Arena.mended`).
     """
 
     name: str
@@ -100,7 +99,6 @@ class Scenario:
     quick: bool = False
     overlap_s: Callable[[Timing], float] = field(default=lambda _: 0.0, repr=False)
     gap_leases: float = 2.5
-    in_time: bool = True
 
 
 @dataclass(slots=True)
@@ -155,7 +153,7 @@ def judge(scenario: Scenario, timing: Timing, cell: Cell) -> None:
     allowed_s = scenario.overlap_s(timing) if scenario.kind is Kind.BOUND else 0.0
     if cell.overlap_s > allowed_s or (cell.overlap_open and not allowed_s):
         cell.broken.append(f"two trees ran at once for {cell.overlap_s:.3f} s")
-    if scenario.in_time and cell.spare_s is not None and cell.spare_s <= 0:
+    if cell.spare_s is not None and cell.spare_s <= 0:
         cell.broken.append(f"a tree outlived its lease by {-cell.spare_s:.3f} s")
     _judge_aftermath(scenario, timing, cell)
 

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.matrix.arena import Arena
-    from tests.matrix.model import Timing
     from tests.support.candidates import Candidate
-    from tests.support.witness import Tree
 
 GROUP: Final = "resources"
 _EVERYBODY: Final = (OURS, AWAIT_ELECTION, CLIENT_GO, ETCDCTL)
@@ -90,15 +88,6 @@ def _last_beat_ns(beats: Path) -> int:
     return int(whole_lines[-1].split()[0])
 
 
-def _tell_work(arena: Arena, beats: Path, successor: Tree | None) -> float:
-    """Note how long the first child worked beside the next."""
-    beside_s = 0.0
-    if successor:
-        beside_s = max(0.0, (_last_beat_ns(beats) - successor.started_ns) / 1e9)
-    arena.facts["worked_beside_the_next_s"] = beside_s
-    return beside_s
-
-
 def _starved(arena: Arena) -> None:
     beats = arena.directory / "beats"
     leader = arena.leader(
@@ -115,15 +104,10 @@ def _starved(arena: Arena) -> None:
         arena.prove("its processor time is used up", lambda: group.throttled > before + 5)
         successor = arena.successor()
         arena.ends(leases=3)
-        arena.require(
-            "the child does nothing any more when the next begins",
-            not _tell_work(arena, beats, successor),
-        )
-
-
-def _taking_apart_s(_: Timing) -> float:
-    """Bound how long killed processes may be there: they run no code, but have no time to exit."""
-    return 15.0
+        if successor:
+            # Killed processes may be there for longer: they run no code, but have no time to exit.
+            worked_s = max(0.0, (_last_beat_ns(beats) - successor.started_ns) / 1e9)
+            arena.facts["worked_beside_the_next_s"] = worked_s
 
 
 def _frozen(arena: Arena) -> None:
@@ -160,7 +144,7 @@ SCENARIOS: Final = (
     Scenario(
         "starved of processor time", GROUP,
         "the leader is cut off, with 5 % of a processor for it and 200 busy processes of its child",
-        _starved, kind=Kind.BOUND, overlap_s=_taking_apart_s, alone=True, in_time=False,
+        _starved, kind=Kind.REPORTED, alone=True,
     ),
     Scenario(
         "frozen", GROUP, "the leader's cgroup is frozen, and thawed when another leads",
