@@ -1,4 +1,4 @@
-"""A starved processor: what is late is late, but the old tree is dead before the next runs."""
+"""A starved processor: who of us was given time in time has killed the tree in time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def _at(event: dict[str, Any]) -> datetime:
 @pytest.mark.skipif(os.geteuid() != 0, reason="limiting processor time needs root")
 @pytest.mark.parametrize("privileged", [True, False], ids=["root", "unprivileged"])
 def test_two_hundred_busy_children_under_five_percent(rally: Rally, privileged: bool) -> None:
-    """A tree of 200 busy processes, with 5 % of a processor for it and for us, stops in time.
+    """A tree of 200 busy processes, with 5 % of a processor for it and for us, ends by itself.
 
-    Judged by what the child does, not by when the kernel has taken it apart: a killed process runs
-    no more code, but closes its connections only when it is given the time to exit. Without the
-    right to a better priority nobody of us may be given time either, nor with it when others keep
-    the machine busy: that it ends at all is then all that is asserted, and the README tells how
-    late that was seen to be. Who was given time a second before the lease was over had killed.
+    Nobody of us may be given time to kill it before the next begins, least of all without the right
+    to a better priority: that it ends at all is then all that is asserted, and the README tells how
+    late that was seen to be. Who was given time a second before the lease was over had killed: that
+    is judged by what the child does, not by when the kernel has taken it apart, since a killed
+    process runs no more code, but closes its connections only when it is given the time to exit.
     """
     rally.timing = ()
     beats = rally.directory / "beats"
@@ -52,7 +52,7 @@ def test_two_hundred_busy_children_under_five_percent(rally: Rally, privileged: 
         assert tree.running
         successor = rally.witness.wait_successor(tree, timeout_s=90)
         assert successor.candidate == "b"
-        rally.witness.wait_ended(tree, timeout_s=60)
+        rally.witness.wait_ended(tree, timeout_s=180)
         last_beat_ns = int(beats.read_text().splitlines()[-1].split()[0])
         assert tree.started_ns < last_beat_ns
         acquired = _at(rally.candidates["b"].wait_event("became leader"))
