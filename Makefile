@@ -25,6 +25,8 @@ demo: $(VENV)/.demo  ## three candidates, one server, two takeovers, on this mac
 
 # --- tests ---
 
+check: lint unit  ## lint, types, import contracts and the unit lane, in some three minutes
+
 test: lint  ## lint, then all lanes: unit, process, kube, container
 	@$(BIN)/python -m tests.lanes
 
@@ -160,4 +162,4 @@ $(VENV)/.test: $(VENV)/.made pyproject.toml
 	$(PIP) install --editable '.[test]'
 	@touch $@ $(VENV)/.demo
 
-.PHONY: help demo test unit process kube coverage matrix mutants soak bench standbys herd lint format build image image-slim image-bundle bundle lock container clean
+.PHONY: help demo check test unit process kube coverage matrix mutants soak bench standbys herd lint format build image image-slim image-bundle bundle lock container clean

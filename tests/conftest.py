@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
-# No verdict hangs on how long an example took: a machine that stalls is no fault of ours.
-hypothesis.settings.register_profile("unhurried", deadline=None)
-hypothesis.settings.load_profile("unhurried")
+from tests.support import environment
+
+# The number of examples is the profile's: `--hypothesis-profile=nightly` chooses the other one.
+# No deadline: a verdict must not depend on how long an example took.
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=1000)
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=10_000)
+hypothesis.settings.load_profile("ci")
+environment.clean_variables(os.environ)
+environment.reset_process()
 pytest.register_assert_rewrite("tests.support.lock_contract", "tests.support.fault_suite")
 
 from tests.support.rally import Rally  # noqa: E402 - after the registration

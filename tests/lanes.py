@@ -1,13 +1,16 @@
 """Runs the lanes and counts: `python -m tests.lanes [--coverage] [LANE...] [-- ARG...]`.
 
-Owns: which lanes there are, one pytest for each, what counts as a failure of a whole lane, and the
-last line, `N passed, N failed, N skipped`. A lane in which nothing ran has failed, unless its tests
-said why they cannot run here; with `LEADEREXEC_REQUIRE_ALL=1` a single skipped test is a failure.
+Owns: which lanes there are, how many workers each has, what counts as a failure of a whole lane,
+and the last line, `N passed, N failed, N skipped`. A lane in which nothing ran has failed, unless
+its tests said why they cannot run here; with `LEADEREXEC_REQUIRE_ALL=1` a single skipped test is a
+failure.
 Must not know: what is tested.
 
-The unit lane always runs under coverage. The process lane does so with `--coverage` only, because
-that makes the start of every candidate slower; each process that leaderexec forks then measures
-itself, but for those that are killed.
+A lane is one pytest whose workers share its tests, and after it a second one, without workers, for
+the tests that are marked `alone`: they keep the machine too busy for the timing of any other test.
+
+Coverage is measured with `--coverage` only, because it makes the start of every candidate slower;
+each process that leaderexec forks then measures itself, but for those that are killed.
 """
 
 from __future__ import annotations
@@ -27,15 +30,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tests.support import environment
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-LANES: Final = ("unit", "process", "kube", "container")
+#: The lanes, and the workers of each for one processor: none waits in the unit lane, nearly all do
+#: in the others. A container's storage takes one change at a time.
+LANES: Final = {"unit": 1, "process": 3, "kube": 3, "container": 0}
 #: A lane that takes longer hangs; long before that, pytest shows where a test does.
 _LANE_TIMEOUT_S: Final = 3600
 _TEST_TIMEOUT_S: Final = 600
 _CLEAN_UP_S: Final = 60
+_NOTHING: Final = "no test was found"
 
 
 @dataclass
@@ -101,22 +109,43 @@ def judge(tally: Tally, code: int | None, *, require_all: bool) -> Tally:
     elif code not in {0, 1, 5} or (code == 1 and not tally.failed):
         tally.trouble = f"pytest ended with {code}"
     elif not tally.trouble and not tally.ran and not tally.skipped:
-        tally.trouble = "no test was found"
+        tally.trouble = _NOTHING
     elif not tally.trouble and tally.skipped and require_all:
         tally.trouble = "skipped tests, and all are required"
     return tally
 
 
-def run_lane(lane: str, arguments: Sequence[str], measured: Mapping[str, str] | None) -> Tally:
-    """Run one lane in a pytest of its own, with `measured` in its environment."""
+def run_lane(lane: str, arguments: Sequence[str], measured: Mapping[str, str]) -> Tally:
+    """Run one lane, with `measured` in its environment: what has workers, then what is alone."""
+    workers = LANES[lane] * len(os.sched_getaffinity(0))
+    shared = ["-m", "not alone"]
+    if workers:
+        # One group of tests, such as those of one image, stays with one worker.
+        shared += [f"--numprocesses={workers}", "--dist=loadgroup"]
+    tally = _run_pytest(lane, [*shared, *arguments], measured)
+    alone = _run_pytest(lane, ["-m", "alone", *arguments], measured)
+    tally.passed += alone.passed
+    tally.failed += alone.failed
+    tally.skipped += alone.skipped
+    tally.reasons += alone.reasons
+    # A selection may leave one of the two without a test, but not both.
+    troubles = {tally.trouble, alone.trouble} - {""}
+    tally.trouble = "; ".join(
+        sorted(troubles - {_NOTHING} if tally.ran or tally.skipped else troubles)
+    )
+    return tally
+
+
+def _run_pytest(lane: str, arguments: Sequence[str], measured: Mapping[str, str]) -> Tally:
     with tempfile.TemporaryDirectory(prefix="leaderexec-lane-") as directory:
         report = Path(directory) / "report.xml"
-        program = ["coverage", "run", "-m", "pytest"] if lane == "unit" else ["pytest"]
         command = [
-            sys.executable, "-m", *program, f"tests/{lane}", f"--junit-xml={report}",
+            sys.executable, "-m", "pytest", f"tests/{lane}", f"--junit-xml={report}",
             "--durations=5", f"--override-ini=faulthandler_timeout={_TEST_TIMEOUT_S}", *arguments,
         ]  # fmt: skip
-        with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(measured or {})}) as pytest:
+        variables = dict(os.environ)
+        environment.clean_variables(variables)
+        with subprocess.Popen(command, cwd=ROOT, env=variables | dict(measured)) as pytest:
             code = _wait(pytest)
         require_all = os.environ.get("LEADEREXEC_REQUIRE_ALL") == "1"
         return judge(read_report(report), code, require_all=require_all)
@@ -165,7 +194,7 @@ def main() -> int:
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(prog="python -m tests.lanes", description=__doc__)
-    parser.add_argument("--coverage", action="store_true", help="measure the process lane too")
+    parser.add_argument("--coverage", action="store_true", help="measure what the tests reach")
     parser.add_argument("lanes", nargs="*", metavar="LANE", help=", ".join(LANES))
     options = parser.parse_args(words[:split])
     if unknown := [lane for lane in options.lanes if lane not in LANES]:
@@ -179,18 +208,14 @@ def main() -> int:
     total = Tally()
     with tempfile.TemporaryDirectory(prefix="leaderexec-coverage-") as directory:
         for lane in lanes:
-            measured = (
-                _coverage_of_processes(Path(directory))
-                if options.coverage and lane == "process"
-                else None
-            )
+            measured = _coverage_of_processes(Path(directory)) if options.coverage else {}
             started_s = time.monotonic()
             tally = run_lane(lane, words[split + 1 :], measured)
             lines.append(f"{lane}: {tally} ({time.monotonic() - started_s:.0f} s)")
             total.passed += tally.passed
             total.failed += tally.failed or bool(tally.trouble)  # the last line never hides it
             total.skipped += tally.skipped
-    if "unit" in lanes or options.coverage:
+    if options.coverage:
         _coverage("combine", "--quiet")
         _coverage("report")
     print(*lines, sep="\n")

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from tests.support.rally import Rally
 
+#: One root, and one bundle in it, for all tests of this module.
+pytestmark = pytest.mark.xdist_group("bundle")
 _ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="changing the root needs root")
 #: A machine may be slow, and a leader's first start reads everything from the disk.
 BOUND_S = 60

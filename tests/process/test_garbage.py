@@ -113,6 +113,7 @@ def _send(sock: socket.socket, data: bytes, *, fd: int | None = None) -> bool:
     return wait_until(sent, timeout_s=20, what="the guardian reads") == "sent"
 
 
+@pytest.mark.alone
 def test_a_burst_of_garbage_is_survived(rally: Rally) -> None:
     """Thousands of packets that no elector sends: the same guardian has a tree, and no descriptor.
 
@@ -149,6 +150,7 @@ def test_a_burst_of_garbage_is_survived(rally: Rally) -> None:
     rally.assert_exclusive()
 
 
+@pytest.mark.alone
 def test_a_flood_of_garbage_gives_no_tree_more_time(rally: Rally) -> None:
     """While a stopped elector's channel is flooded with grants of others, its tree dies in time."""
     leader, tree = rally.start_leader("a", child=puppet_command(*STUBBORN))
@@ -164,6 +166,7 @@ def test_a_flood_of_garbage_gives_no_tree_more_time(rally: Rally) -> None:
     rally.assert_exclusive()
 
 
+@pytest.mark.alone
 def test_a_flood_of_garbage_does_not_keep_the_guardian_from_stopping(rally: Rally) -> None:
     """Whoever floods its channel does not take the guardian's attention from a request to stop."""
     leader, tree = rally.start_leader("a")

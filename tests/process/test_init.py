@@ -154,7 +154,8 @@ def test_what_cannot_be_executed(rally: Rally, tmp_path: Path, make: str, what: 
             path.symlink_to(path)
     init = make_init(rally, make, child=[str(path)]).start()
     assert init.wait() == _REFUSED[what][make]
-    assert str(path) in init.log
+    # The end of a long path is cut off.
+    assert str(path)[:40] in init.log
 
 
 @every_program

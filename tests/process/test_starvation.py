@@ -21,6 +21,7 @@ def _at(event: dict[str, Any]) -> datetime:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif(os.geteuid() != 0, reason="limiting processor time needs root")
 @pytest.mark.parametrize("privileged", [True, False], ids=["root", "unprivileged"])
 def test_two_hundred_busy_children_under_five_percent(rally: Rally, privileged: bool) -> None:

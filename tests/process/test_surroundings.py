@@ -189,6 +189,7 @@ def test_two_instances_in_one_slot_have_two_names(rally: Rally) -> None:
     rally.assert_exclusive()
 
 
+@pytest.mark.alone
 def test_a_storm_of_forks_does_not_keep_us_from_answering(rally: Rally) -> None:
     """Processes that fork as fast as they can do not make guardian and keeper look dead."""
     rally.timing = BRISK  # the elector has to share the processor

@@ -9,7 +9,7 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from leaderexec import channel
@@ -35,7 +35,6 @@ def test_what_is_encoded_is_decoded(message: Message) -> None:
     assert channel.decode(channel.encode(message)) == message
 
 
-@settings(max_examples=2000)
 @given(st.binary(max_size=200))
 def test_garbage_is_undecodable_and_nothing_worse(data: bytes) -> None:
     """Arbitrary bytes raise one error."""
@@ -50,7 +49,6 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=2000)
 @given(st.sampled_from(sorted(channel._TYPES)), st.lists(_JSON, max_size=9))
 def test_a_message_with_wrong_fields_is_undecodable(name: str, values: list[object]) -> None:
     """A known name with fields of other types or number is refused, or is a true message."""

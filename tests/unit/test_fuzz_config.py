@@ -198,7 +198,7 @@ def test_anything_is_a_config_that_holds_or_one_line_of_complaint() -> None:
     """
     kinds: Counter[str] = Counter()
 
-    @settings(max_examples=10_000, derandomize=True)
+    @settings(derandomize=True)
     @given(_CASES, st.sampled_from(["shop", "shop", "", "No Namespace"]), st.booleans())
     @example((["--election=x", "--http=:80\n"], dict(IN_POD)), "", False)
     @example((["--election=x", "--\ud800=1"], dict(IN_POD)), "", False)
@@ -212,4 +212,4 @@ def test_anything_is_a_config_that_holds_or_one_line_of_complaint() -> None:
 
     each()
     for kind in ("config", "complaint", "timing"):
-        assert kinds[kind] > 200, f"hardly any {kind}: {kinds}"
+        assert kinds[kind] > settings().max_examples // 50, f"hardly any {kind}: {kinds}"

@@ -324,7 +324,6 @@ def _check_read(snapshot: Snapshot | None, kind: str) -> str:
 
 
 @settings(
-    max_examples=10_000,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -376,7 +375,7 @@ def test_whatever_a_server_answers_is_read_or_is_an_error_of_ours() -> None:
     seen: Counter[str] = Counter()
     _ask(seen)
     for what in ("read", "nothing", "Unavailable", "Conflict", "Forbidden", "Absent"):
-        assert seen[what] > 20, f"hardly any {what}: {seen}"
+        assert seen[what] > settings().max_examples // 500, f"hardly any {what}: {seen}"
 
 
 # --- what an election makes of it ---
@@ -643,7 +642,6 @@ class Campaign:
 
 
 @settings(
-    max_examples=10_000,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -701,5 +699,7 @@ def test_whatever_a_server_answers_no_grant_is_worth_more_than_its_write() -> No
     seen: Counter[str] = Counter()
     _campaign(seen)
     for what in ("granted", "renewals", "failed", "lost", "released"):
-        assert seen[what] > 500, f"hardly any {what}: {seen}"
-    assert seen["leads to standby"] > 100, f"hardly anybody lost what it held: {seen}"
+        assert seen[what] > settings().max_examples // 20, f"hardly any {what}: {seen}"
+    assert seen["leads to standby"] > settings().max_examples // 100, (
+        f"hardly anybody lost what it held: {seen}"
+    )

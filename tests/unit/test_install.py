@@ -256,7 +256,12 @@ def test_told_to_stop_it_leaves_nothing_half_done(
 ) -> None:
     """TERM at any step: no remains, no entry that does not run, and the next time it is done."""
     with monkeypatch.context() as patched:
-        calls = _interrupt_at(patched, name, count, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        calls = _interrupt_at(
+            patched,
+            name,
+            count,
+            lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM),
+        )
         assert install(str(target)) == exits.SIGNALED + signal.SIGTERM
     assert len(calls) >= count, "the signal came"
     assert not [left for left in names(target) if left.endswith(".partial")]

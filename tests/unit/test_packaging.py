@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
+#: The packages are built once, by one worker.
+pytestmark = pytest.mark.xdist_group("packages")
 
 
 def run(argv: Sequence[str | Path], cwd: Path) -> str:

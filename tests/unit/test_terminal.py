@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 import termios
+import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -257,7 +258,7 @@ def test_a_guardian_that_is_asked_to_stop_does_not_stop_its_job(stopped_child: i
     """A request that has arrived and was not read yet goes first."""
     old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
         assert not Job(State.RUNNING, stopped_child).try_it()
     finally:
         assert signal.sigtimedwait({signal.SIGTERM}, 5)

@@ -1,0 +1,58 @@
+"""The surroundings of every test: the same however the session was started.
+
+Owns: which signals are ignored or blocked, the umask, the limits, the locale and the variables that
+the tests and all that they start inherit. `nohup make test &` hands on ignored HUP, INT and QUIT; a
+user has a locale, PYTHONPATH, KUBECONFIG and limits of their own.
+Must not know: what is tested.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+_LOCALE: Final = "C.UTF-8"
+#: What the interpreter itself ignores when it starts.
+_PYTHON_IGNORES: Final = {signal.SIGPIPE, signal.SIGXFSZ}
+_UMASK: Final = 0o022
+#: The usual soft limit of a login and of a container.
+_OPEN_FILES: Final = 1024
+#: The user's variables that change what Python, the C library or leaderexec do.
+_FOREIGN: Final = (
+    *("PYTHON", "LC_", "LANG", "KUBECONFIG", "KUBERNETES_", "POD_", "LEADEREXEC_"),
+    *("NOTIFY_SOCKET", "LISTEN_"),
+)
+#: The settings of the tests themselves.
+_KEPT: Final = tuple(
+    f"LEADEREXEC_{name}" for name in ("REQUIRE_", "TEST_", "SCHEDULES", "SEED", "REWRITE", "LANE_")
+)
+
+
+def clean_variables(environment: MutableMapping[str, str]) -> None:
+    """Remove from `environment` what the user has set for other programs; set the locale."""
+    for name in list(environment):
+        if name.startswith(_FOREIGN) and not name.startswith(_KEPT):
+            del environment[name]
+    environment["LC_ALL"] = _LOCALE
+
+
+def reset_process() -> None:
+    """Give this process default signals with none blocked, a usual umask and usual limits."""
+    for number in signal.valid_signals():
+        if number in _PYTHON_IGNORES or signal.getsignal(number) is not signal.SIG_IGN:
+            continue
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, default)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    os.umask(_UMASK)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
