@@ -1,11 +1,11 @@
 # What one does with this tree. `make help` lists the targets.
 #
 # A fresh Linux machine needs make and Python 3.11 or newer with its venv module; everything else is
-# installed into .venv from the package index. PYTHON=python3.13 chooses the interpreter (after
-# `make clean`, if there is a .venv of another one).
+# installed into .venv from the package index. PYTHON=python3.13 chooses another interpreter, which
+# has an environment of its own, .venv-python3.13.
 
 PYTHON ?= python3
-VENV := .venv
+VENV := .venv$(addprefix -,$(notdir $(filter-out python3,$(PYTHON))))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Arguments for pytest, after the lane: make process ARGS='-k keeper -x'
@@ -44,6 +44,9 @@ container: $(VENV)/.test  ## the images, as containers that are as strict as a p
 
 coverage: $(VENV)/.test  ## unit and process with coverage, forked processes included
 	@$(BIN)/python -m tests.lanes --coverage unit process -- $(ARGS)
+
+nightly: $(VENV)/.test  ## all there is, with every Python that the machine has (hours; goes on where it ended)
+	@$(BIN)/python -m tests.nightly $(ARGS)
 
 matrix: $(VENV)/.test  ## play every fault, beside the peers, and write the table into build/matrix (an hour; as root)
 	@$(BIN)/python -m tests.matrix $(ARGS)
@@ -140,7 +143,7 @@ lock: $(VENV)/.made  ## renew the hash-locked dependencies of the image
 	$(LOCK) --output-file=docker/build.lock docker/build.in
 
 clean:  ## remove what was built, installed or cached here
-	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .hypothesis
+	rm -rf .venv .venv-* build dist *.egg-info .coverage .coverage.* .hypothesis
 	rm -rf .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find leaderexec tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -162,4 +165,4 @@ $(VENV)/.test: $(VENV)/.made pyproject.toml
 	$(PIP) install --editable '.[test]'
 	@touch $@ $(VENV)/.demo
 
-.PHONY: help demo check test unit process kube coverage matrix mutants soak bench standbys herd lint format build image image-slim image-bundle bundle lock container clean
+.PHONY: help demo check test unit process kube coverage nightly matrix mutants soak bench standbys herd lint format build image image-slim image-bundle bundle lock container clean
