@@ -5,15 +5,17 @@ a rule is not in it. A mutant removes behaviour and keeps the program running, s
 a test about the rule, and not every process.
 Must not know: how they are tried.
 
-To add one: copy the exact lines, with their indentation, so that they stand in the file once; say
-what is gone; name the cheapest test that fails by an assertion of its own when they are.
+To add one: name the file, the function and the code in it that goes, an expression or statements,
+as little of it as stands there once (see `edit`); say what is gone; name the cheapest test that
+fails by an assertion of its own when it is.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from tests.mutants.trial import Edit, Mutant
+from tests.mutants.edit import Edit
+from tests.mutants.trial import Mutant
 
 _ELECTION: Final = "tests/unit/test_election.py::"
 _TENURE: Final = "tests/unit/test_tenure.py::"
@@ -62,8 +64,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "a renewTime later than the last one written",
         Edit(
             "election.py",
-            "self._in_units(max(self._now.wall_us, (last_us // SECOND_US + 1) * SECOND_US))",
-            "self._in_units(self._now.wall_us)",
+            "Election._next_write_us",
+            "max(self._now.wall_us, (last_us // SECOND_US + 1) * SECOND_US)",
+            "self._now.wall_us",
         ),
         f"{_ELECTION}test_renew_time_moves_on_when_the_wall_clock_is_set_back",
         f"{_ELECTION}test_whole_seconds_grow_with_every_write_within_one_second",
@@ -72,7 +75,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "renew-time-a-microsecond-later",
         "1",
         "that it is later by a whole second",
-        Edit("election.py", "(last_us // SECOND_US + 1) * SECOND_US", "last_us + 1"),
+        Edit(
+            "election.py",
+            "Election._next_write_us",
+            "(last_us // SECOND_US + 1) * SECOND_US",
+            "last_us + 1",
+        ),
         f"{_ELECTION}test_renew_time_moves_on_when_the_wall_clock_is_set_back",
     ),
     _mutant(
@@ -81,7 +89,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the memory of what was written and not answered",
         Edit(
             "election.py",
-            "        self._written_us = max(self._written_us, record.renew_time_us or 0)\n",
+            "Election._issue",
+            "self._written_us = max(self._written_us, record.renew_time_us or 0)",
             "",
         ),
         f"{_ELECTION}test_renew_time_is_later_than_that_of_a_write_whose_reply_was_lost",
@@ -92,8 +101,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the look at what a dead elector has written",
         Edit(
             "election.py",
-            "            last_us = max(last_us, self._seen.record.renew_time_us or 0)\n",
-            "            pass\n",
+            "Election._next_write_us",
+            "last_us = max(last_us, self._seen.record.renew_time_us or 0)",
+            "",
         ),
         f"{_ELECTION}test_an_heir_writes_a_later_second_than_its_predecessor",
     ),
@@ -103,9 +113,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a renewal counts only if the version changed",
         Edit(
             "election.py",
-            "        if snapshot.version == call.seen.version:\n"
-            "            # Answered 200, renewed nothing",
-            "        if snapshot.version == '':\n            # Answered 200, renewed nothing",
+            "Election._wrote_renewal",
+            "snapshot.version == call.seen.version",
+            'snapshot.version == ""',
         ),
         f"{_ELECTION}test_a_renewal_that_changed_no_version_is_not_counted",
     ),
@@ -115,8 +125,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that an acquisition counts only if the version changed",
         Edit(
             "election.py",
-            "        if call.seen is not None and snapshot.version == call.seen.version:\n",
-            "        if call.seen is not None and snapshot.version == '':\n",
+            "Election._wrote_acquisition",
+            "snapshot.version == call.seen.version",
+            'snapshot.version == ""',
         ),
         f"{_ELECTION}test_an_attempt_that_changed_nothing_is_no_leadership",
     ),
@@ -126,8 +137,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the least retry period of a second",
         Edit(
             "model.py",
-            "        if self.retry_period_ns < SECOND_NS:\n",
-            "        if self.retry_period_ns < 1:\n",
+            "Timing.validate",
+            "self.retry_period_ns < SECOND_NS",
+            "self.retry_period_ns < 1",
         ),
         f"{_MODEL}test_what_does_not_fit_is_refused_with_its_numbers[timing2---retry-period-words2]",
     ),
@@ -136,14 +148,47 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "write-without-uid",
         "2 G5",
         "metadata.uid in what is written",
-        Edit("locks/kubeobject.py", '                "uid": seen.uid,\n', ""),
+        Edit(
+            "locks/kubeobject.py",
+            "KubernetesLock._put",
+            """
+            {
+                **metadata,
+                "name": self._name,
+                "namespace": self.namespace,
+                "uid": seen.uid,
+                "resourceVersion": seen.version,
+            }
+            """,
+            """
+            {
+                **metadata,
+                "name": self._name,
+                "namespace": self.namespace,
+                "resourceVersion": seen.version,
+            }
+            """,
+        ),
         f"{_ANNOTATION}test_a_write_carries_what_the_server_compares",
     ),
     _mutant(
         "write-without-version",
         "2 G5",
         "metadata.resourceVersion as it was seen in what is written",
-        Edit("locks/kubeobject.py", '                "resourceVersion": seen.version,\n', ""),
+        Edit(
+            "locks/kubeobject.py",
+            "KubernetesLock._put",
+            """
+            {
+                **metadata,
+                "name": self._name,
+                "namespace": self.namespace,
+                "uid": seen.uid,
+                "resourceVersion": seen.version,
+            }
+            """,
+            '{**metadata, "name": self._name, "namespace": self.namespace, "uid": seen.uid}',
+        ),
         f"{_ANNOTATION}test_a_write_carries_what_the_server_compares",
     ),
     _mutant(
@@ -152,8 +197,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that an acquisition which created another object is none",
         Edit(
             "election.py",
-            "        if call.seen is not None and snapshot.uid != call.seen.uid:\n",
-            "        if call.seen is not None and not snapshot.uid:\n",
+            "Election._wrote_acquisition",
+            "snapshot.uid != call.seen.uid",
+            "not snapshot.uid",
         ),
         f"{_ELECTION}test_an_attempt_that_created_another_object_is_no_leadership",
     ),
@@ -163,10 +209,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the wait after an object was created by mistake",
         Edit(
             "election.py",
-            "            self._hold_off_ns = max(\n"
-            "                self._hold_off_ns, self._now.boot_ns + "
-            "self._timing.lease_duration_ns\n"
-            "            )\n",
+            "Election._wrote_acquisition",
+            """
+            self._hold_off_ns = max(
+                self._hold_off_ns, self._now.boot_ns + self._timing.lease_duration_ns
+            )
+            """,
             "",
         ),
         "tests/unit/test_simulation.py::"
@@ -178,8 +226,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a renewal which created another object is a loss",
         Edit(
             "election.py",
-            "        if snapshot.uid != call.seen.uid:\n            self._seen, self._absent",
-            "        if not snapshot.uid:\n            self._seen, self._absent",
+            "Election._wrote_renewal",
+            "snapshot.uid != call.seen.uid",
+            "not snapshot.uid",
         ),
         f"{_ELECTION}test_a_renewal_that_created_another_object_is_a_loss",
     ),
@@ -189,10 +238,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that 404 while leading is a loss",
         Edit(
             "election.py",
-            "            if self.state in {State.LEADER, State.RESUMING}:\n"
-            '                self._lose("the lock\'s object was deleted")\n'
-            "            self._absent = True\n",
-            "            self._absent = True\n",
+            "Election._failed",
+            """
+            if self.state in {State.LEADER, State.RESUMING}:
+                self._lose("the lock's object was deleted")
+            """,
+            "",
         ),
         f"{_ELECTION}test_a_deleted_object_is_a_loss",
     ),
@@ -202,10 +253,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a leader which reads nothing has lost",
         Edit(
             "election.py",
-            "        if self._absent or self._seen is None:\n"
-            '            self._lose("the lock\'s object was deleted")\n',
-            "        if self._seen is None:\n"
-            '            self._lose("the lock\'s object was deleted")\n',
+            "Election._read_as_holder",
+            "self._absent or self._seen is None",
+            "self._seen is None",
         ),
         f"{_ELECTION}test_a_conflict_is_a_loss_only_when_a_read_says_so[None-was deleted]",
     ),
@@ -215,8 +265,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a leader which reads another uid has lost",
         Edit(
             "election.py",
-            "        elif self._seen.uid != self._holding.uid:\n",
-            "        elif not self._seen.uid:\n",
+            "Election._read_as_holder",
+            "self._seen.uid != self._holding.uid",
+            "not self._seen.uid",
         ),
         f"{_ELECTION}test_a_conflict_is_a_loss_only_when_a_read_says_so"
         "[found2-replaced by another]",
@@ -228,8 +279,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the stamp that is kept across a deletion",
         Edit(
             "election.py",
-            "        seen = self._seen\n        if seen is None or self._mine(seen.record):\n",
-            "        seen = self._present\n        if seen is None or self._mine(seen.record):\n",
+            "Election._free_at_ns",
+            "seen = self._seen",
+            "seen = self._present",
         ),
         f"{_ELECTION}test_a_stamp_is_kept_across_a_deletion",
     ),
@@ -239,10 +291,15 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the stamp of a deleted version that was never seen",
         Edit(
             "election.py",
-            "                self._stamp_ns = self._now.boot_ns\n"
-            "            self._outdated = False\n"
-            "            return True\n",
-            "                pass\n            self._outdated = False\n            return True\n",
+            "Election._observe",
+            """
+            if self._outdated:
+                self._stamp_ns = self._now.boot_ns
+            """,
+            """
+            if self._outdated:
+                pass
+            """,
         ),
         f"{_ELECTION}test_a_version_that_was_missed_and_deleted_is_waited_out",
     ),
@@ -253,13 +310,15 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that an elector grants after its own counted write only",
         Edit(
             "election.py",
-            "        else:\n            self._renew_at_ns = self._now.boot_ns\n\n    def _lose",
-            "        else:\n"
-            "            if self.state is State.RESUMING:\n"
-            "                self._move(Cause.RENEWED)\n"
-            "                read = _Call(0, _Purpose.READ, self._now.boot_ns)\n"
-            "                self._count(read, self._seen.record)\n"
-            "            self._renew_at_ns = self._now.boot_ns\n\n    def _lose",
+            "Election._read_as_holder",
+            "self._renew_at_ns = self._now.boot_ns",
+            """
+            if self.state is State.RESUMING:
+                self._move(Cause.RENEWED)
+                read = _Call(0, _Purpose.READ, self._now.boot_ns)
+                self._count(read, self._seen.record)
+            self._renew_at_ns = self._now.boot_ns
+            """,
         ),
         f"{_ELECTION}test_an_heir_reads_first_and_grants_after_its_own_write_only",
     ),
@@ -269,9 +328,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a leader waits for the answer to its last request",
         Edit(
             "election.py",
-            "        self._guardian_killed = False\n"
-            "        if self._call is not None:\n            return\n",
-            "        self._guardian_killed = False\n",
+            "Election._act_holder",
+            """
+            if self._call is not None:
+                return
+            """,
+            "",
         ),
         f"{_ELECTION}test_one_request_is_in_flight_at_a_time",
     ),
@@ -281,8 +343,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that an answer counts for its own request only",
         Edit(
             "election.py",
-            "        if call is None or call.call_id != call_id:\n",
-            "        if call is None:\n",
+            "Election._take_call",
+            "call is None or call.call_id != call_id",
+            "call is None",
         ),
         f"{_ELECTION}test_an_answer_to_another_call_is_ignored",
     ),
@@ -292,9 +355,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a release waits for the renewal in flight",
         Edit(
             "election.py",
-            "        self._wake(self._release_by_ns)\n"
-            "        if self._call is not None:\n            return\n",
-            "        self._wake(self._release_by_ns)\n",
+            "Election._act_releasing",
+            """
+            if self._call is not None:
+                return
+            """,
+            "",
         ),
         f"{_ELECTION}test_a_release_waits_for_the_renewal_in_flight",
     ),
@@ -304,8 +370,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that only our own record is given back",
         Edit(
             "election.py",
-            "self._absent or self._seen is None or not self._mine(self._seen.record):",
-            "self._absent or self._seen is None:",
+            "Election._act_releasing",
+            "self._absent or self._seen is None or not self._mine(self._seen.record)",
+            "self._absent or self._seen is None",
         ),
         f"{_ELECTION}test_a_conflict_on_release_with_another_holder_is_left_alone",
     ),
@@ -315,8 +382,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that what was deleted is not written again by a release",
         Edit(
             "election.py",
-            "        elif self._absent or self._seen is None or not",
-            "        elif self._seen is None or not",
+            "Election._act_releasing",
+            "self._absent or self._seen is None or not self._mine(self._seen.record)",
+            "self._seen is None or not self._mine(self._seen.record)",
         ),
         f"{_ELECTION}test_a_release_of_a_deleted_object_resurrects_nothing",
     ),
@@ -326,8 +394,16 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the holder in what makes a record ours",
         Edit(
             "model.py",
-            "            record.holder == self.holder\n            and record.acquire",
-            "            record.acquire",
+            "Claim.made",
+            """
+            record.holder == self.holder
+            and record.acquire_time_us == self.acquire_time_us
+            and record.transitions == self.transitions
+            """,
+            """
+            record.acquire_time_us == self.acquire_time_us
+            and record.transitions == self.transitions
+            """,
         ),
         f"{_MODEL}test_a_claim_is_not_made_by_another_leadership[claim0]",
         f"{_ELECTION}test_an_heir_keeps_the_token_only_if_nothing_of_the_claim_changed[holder]",
@@ -336,7 +412,16 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "claim-without-acquire-time",
         "3 12",
         "the acquireTime in what makes a record ours",
-        Edit("model.py", "            and record.acquire_time_us == self.acquire_time_us\n", ""),
+        Edit(
+            "model.py",
+            "Claim.made",
+            """
+            record.holder == self.holder
+            and record.acquire_time_us == self.acquire_time_us
+            and record.transitions == self.transitions
+            """,
+            "record.holder == self.holder and record.transitions == self.transitions",
+        ),
         f"{_MODEL}test_a_claim_is_not_made_by_another_leadership[claim1]",
         f"{_ELECTION}test_an_heir_keeps_the_token_only_if_nothing_of_the_claim_changed"
         "[acquire time]",
@@ -345,7 +430,16 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "claim-without-transitions",
         "3 12",
         "the transitions in what makes a record ours",
-        Edit("model.py", "            and record.transitions == self.transitions\n", ""),
+        Edit(
+            "model.py",
+            "Claim.made",
+            """
+            record.holder == self.holder
+            and record.acquire_time_us == self.acquire_time_us
+            and record.transitions == self.transitions
+            """,
+            "record.holder == self.holder and record.acquire_time_us == self.acquire_time_us",
+        ),
         f"{_MODEL}test_a_claim_is_not_made_by_another_leadership[claim2]",
         f"{_ELECTION}test_an_heir_keeps_the_token_only_if_nothing_of_the_claim_changed"
         "[transitions]",
@@ -357,8 +451,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that orphans of the tree fall to the keeper",
         Edit(
             "guardian.py",
-            "is_subreaper=linux.become_subreaper(),",
-            "is_subreaper=True,",
+            "Guardian._fork_keeper.keep",
+            "linux.become_subreaper()",
+            "True",
         ),
         f"{_CHILD}test_a_child_that_forks_and_exits_leaves_a_tree_that_is_stopped",
     ),
@@ -368,8 +463,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that what a dead keeper leaves falls to the guardian",
         Edit(
             "guardian.py",
-            "self._is_subreaper = self._is_init or linux.become_subreaper()",
-            "self._is_subreaper = True",
+            "Guardian.__init__",
+            "self._is_init or linux.become_subreaper()",
+            "True",
         ),
         f"{_SUITE}test_keeper_killed[plain]",
     ),
@@ -377,7 +473,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "group-is-not-killed",
         "4",
         "the one write that kills a control group",
-        Edit("cgroup.py", 'os.write(self._fds[0], b"1")', "pass"),
+        Edit(
+            "cgroup.py",
+            "TreeGroup.kill",
+            'os.write(self._fds[0], b"1")',
+            "",
+        ),
         f"{_INIT}test_one_write_kills_what_is_in_the_group",
     ),
     _mutant(
@@ -386,7 +487,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a keeper which is no subreaper proves nothing",
         Edit(
             "keeper.py",
-            "        if not self._is_subreaper:\n            return UNPROVEN\n",
+            "Keeper.run",
+            """
+            if not self._is_subreaper:
+                return UNPROVEN
+            """,
             "",
         ),
         f"{_INIT}test_without_a_subreaper_a_dead_guardians_lock_is_not_given_back",
@@ -397,8 +502,15 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the loop of the keeper that kills until ECHILD",
         Edit(
             "keeper.py",
-            "            if not self._reap():\n                return\n            if targets <=",
-            "            self._reap()\n            return\n            if targets <=",
+            "Keeper._kill_all",
+            """
+            if not self._reap():
+                return
+            """,
+            """
+            self._reap()
+            return
+            """,
         ),
         f"{_FAULTS}test_the_depth_of_a_tree_dies_though_its_guardian_lives_on",
     ),
@@ -408,8 +520,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the one call with which a keeper begins to kill",
         Edit(
             "keeper.py",
-            "                os.killpg(self._child, signal.SIGKILL)\n",
-            "                pass\n",
+            "Keeper._kill_all",
+            "os.killpg(self._child, signal.SIGKILL)",
+            "",
         ),
         f"{_LINUX}test_the_first_act_of_a_keeper_that_kills_is_one_call",
     ),
@@ -419,8 +532,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the one call with which the guardian kills the child itself",
         Edit(
             "guardian.py",
-            "                os.killpg(self._child[0], signal.SIGKILL)\n",
-            "                pass\n",
+            "Guardian._kill_child",
+            "os.killpg(self._child[0], signal.SIGKILL)",
+            "",
         ),
         f"{_LINUX}test_a_guardian_kills_the_childs_group_itself",
     ),
@@ -429,7 +543,10 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "4",
         "the kill of the whole namespace by its PID 1",
         Edit(
-            "guardian.py", "                os.kill(-1, signal.SIGKILL)\n", "                pass\n"
+            "guardian.py",
+            "Guardian._take_over",
+            "os.kill(-1, signal.SIGKILL)",
+            "",
         ),
         f"{_HTTP}test_as_pid_1_a_take_over_costs_one_server",
     ),
@@ -440,15 +557,19 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Edit(
                 "guardian.py",
-                "(self._keeper.pid)\n            self._keeper.kill()\n",
-                "(self._keeper.pid)\n",
+                "Guardian._take_over",
+                "self._keeper.kill()",
+                "",
             ),
             # The sweep would kill it as well.
             Edit(
                 "guardian.py",
-                "        ours = {self._elector.pid if self._elector else 0,",
-                "        ours = {self._elector.pid if self._elector else 0,\n"
-                "                self._keeper.pid if self._keeper else 0,",
+                "Guardian._spared",
+                "{self._elector.pid if self._elector else 0, self._server_pid or 0}",
+                """
+                {self._elector.pid if self._elector else 0,
+                        self._keeper.pid if self._keeper else 0, self._server_pid or 0}
+                """,
             ),
         ),
         (f"{_SUITE}test_keeper_stopped_does_not_delay_a_kill",),
@@ -459,10 +580,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the guardian kills when the keeper has not",
         Edit(
             "tenure.py",
-            "                if now_ns >= self._take_over_at_ns:\n"
-            "                    self._take_over()\n"
-            "                else:\n                    self._wake(self._take_over_at_ns)\n",
-            "                self._wake(now_ns + SECOND_NS)\n",
+            "Tenure._act_tree",
+            """
+            if now_ns >= self._take_over_at_ns:
+                self._take_over()
+            else:
+                self._wake(self._take_over_at_ns)
+            """,
+            "self._wake(now_ns + SECOND_NS)",
         ),
         f"{_TENURE}test_a_keeper_that_does_not_kill_in_time_is_taken_over_from",
     ),
@@ -472,9 +597,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "zombies in the list of children, where /proc is searched",
         Edit(
             "linux.py",
-            "    return [child for child in _pids() if _parent(child) == pid]\n",
-            "    return [\n        child for child in _pids()\n"
-            '        if _parent(child) == pid and _stat(child)[:1] == [b"R"]\n    ]\n',
+            "children_by_search",
+            "_parent(child) == pid",
+            '_parent(child) == pid and _stat(child)[:1] == [b"R"]',
         ),
         f"{_LINUX}test_without_the_kernels_list_proc_is_searched",
     ),
@@ -485,8 +610,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a tree lives until its last process is reaped",
         Edit(
             "keeper.py",
-            "        return reaped.any_left\n",
-            "        return reaped.any_left and not self._child_reaped\n",
+            "Keeper._reap",
+            "reaped.any_left",
+            "reaped.any_left and not self._child_reaped",
         ),
         f"{_CHILD}test_a_child_that_forks_and_exits_leaves_a_tree_that_is_stopped",
     ),
@@ -496,8 +622,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a keeper which did not exit with 0 proves nothing",
         Edit(
             "guardian.py",
-            "        if status == 0:\n            self._tree_ended()\n",
-            "        if status >= 0:\n            self._tree_ended()\n",
+            "Guardian._keeper_ended",
+            "status == 0",
+            "status >= 0",
         ),
         f"{_SUITE}test_keeper_killed[plain]",
     ),
@@ -507,8 +634,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that only the keeper's byte proves its tree dead",
         Edit(
             "elector.py",
-            "        self._unproven = os.read(self._proof_fd, 1) != PROOF\n",
-            "        self._unproven = os.read(self._proof_fd, 1) is None\n",
+            "Elector._take_proof",
+            "os.read(self._proof_fd, 1) != PROOF",
+            "os.read(self._proof_fd, 1) is None",
         ),
         f"{_AROUND}test_a_tree_that_may_not_be_killed_is_never_released",
     ),
@@ -518,8 +646,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the elector of a dead guardian waits for the keeper",
         Edit(
             "elector.py",
-            "        self._step(election.GuardianDied())\n        if self._proof_fd is None:\n",
-            "        self._step(election.GuardianDied())\n        if self._guardian_dead:\n",
+            "Elector._guardian_died",
+            "self._proof_fd is None",
+            "self._guardian_dead",
         ),
         f"{_FAULTS}test_a_dead_guardians_lock_is_kept_until_its_tree_is_dead",
     ),
@@ -529,9 +658,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the elector knows the keeper before it starts anything",
         Edit(
             "guardian.py",
-            "        if self._elector and self._elector.channel.send("
-            "wire.KeeperForked(), self._proof_fd):\n",
-            "        if self._elector:\n",
+            "Guardian._start_tree",
+            "self._elector and self._elector.channel.send(wire.KeeperForked(), self._proof_fd)",
+            "self._elector",
         ),
         f"{_FAULTS}test_a_dead_guardians_lock_is_kept_until_its_tree_is_dead",
     ),
@@ -541,8 +670,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the lock is kept while leftovers of the child live",
         Edit(
             "tenure.py",
-            "            self._stop(Cause.CHILD_ENDED, exit_code=exit_code)\n",
-            "            self._tree_ended()\n",
+            "Tenure._child_ended",
+            "self._stop(Cause.CHILD_ENDED, exit_code=exit_code)",
+            "self._tree_ended()",
         ),
         f"{_TENURE}test_what_a_child_leaves_behind_is_stopped_and_then_killed",
     ),
@@ -553,8 +683,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the last look at the clock before exec",
         Edit(
             "keeper.py",
-            "        if linux.boottime_ns() >= stop_at_ns:\n",
-            "        if stop_at_ns < 0:\n",
+            "_execute",
+            "linux.boottime_ns() >= stop_at_ns",
+            "stop_at_ns < 0",
         ),
         f"{_FAULTS}test_a_keeper_that_slept_beyond_the_deadline_starts_nothing",
     ),
@@ -564,10 +695,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a grant whose stop deadline has passed starts nothing",
         Edit(
             "tenure.py",
-            "            if now_ns >= self._stop_at_ns:\n"
-            "                return  # it took too long to arrive",
-            "            if now_ns >= self._expires_at_ns:\n"
-            "                return  # it took too long to arrive",
+            "Tenure._granted",
+            "now_ns >= self._stop_at_ns",
+            "now_ns >= self._expires_at_ns",
         ),
         f"{_TENURE}test_a_grant_that_arrives_after_its_stop_deadline_starts_nothing",
     ),
@@ -577,7 +707,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "7",
         "that only the present elector grants",
         Edit(
-            "tenure.py", "        if grant.generation != self.generation:\n            return\n", ""
+            "tenure.py",
+            "Tenure._granted",
+            """
+            if grant.generation != self.generation:
+                return
+            """,
+            "",
         ),
         f"{_TENURE}test_a_grant_of_another_generation_is_ignored",
     ),
@@ -587,9 +723,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a grant which is not later changes nothing",
         Edit(
             "tenure.py",
-            "        if grant.expires_at_ns <= held.expires_at_ns or now_ns >= "
-            "grant.expires_at_ns:\n",
-            "        if now_ns >= grant.expires_at_ns:\n",
+            "Tenure._granted",
+            "grant.expires_at_ns <= held.expires_at_ns or now_ns >= grant.expires_at_ns",
+            "now_ns >= grant.expires_at_ns",
         ),
         f"{_TENURE}test_a_grant_that_is_not_later_is_ignored",
     ),
@@ -599,9 +735,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a grant in the past extends nothing",
         Edit(
             "tenure.py",
-            "        if grant.expires_at_ns <= held.expires_at_ns or now_ns >= "
-            "grant.expires_at_ns:\n",
-            "        if grant.expires_at_ns <= held.expires_at_ns:\n",
+            "Tenure._granted",
+            "grant.expires_at_ns <= held.expires_at_ns or now_ns >= grant.expires_at_ns",
+            "grant.expires_at_ns <= held.expires_at_ns",
         ),
         f"{_TENURE}test_a_grant_that_has_expired_is_ignored",
     ),
@@ -611,8 +747,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that another token never extends a running tree",
         Edit(
             "tenure.py",
-            " or self.state is State.GONE or grant.token != held.token:\n",
-            " or self.state is State.GONE:\n",
+            "Tenure._granted",
+            "held is None or self.state is State.GONE or grant.token != held.token",
+            "held is None or self.state is State.GONE",
         ),
         f"{_TENURE}test_another_leaderships_grant_never_extends_a_running_tree",
     ),
@@ -622,8 +759,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that only this leadership's release lets the next tree start",
         Edit(
             "tenure.py",
-            "        if self.grant is not None and event.token == self.grant.token:\n",
-            "        if self.grant is not None:\n",
+            "Tenure._released",
+            "self.grant is not None and event.token == self.grant.token",
+            "self.grant is not None",
         ),
         f"{_TENURE}test_a_release_that_is_not_for_this_leadership_changes_nothing",
     ),
@@ -632,28 +770,48 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "log-blocks-on-its-own-pipe",
         "8 G3",
         "the non-blocking reopening of standard error",
-        Edit("log.py", "os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)", "os.O_WRONLY | os.O_NOCTTY)"),
-        f"{_LOG}test_a_process_whose_log_nobody_reads_goes_on[pipe]",
-    ),
-    _mutant(
-        "log-blocks-on-anothers-pipe",
-        "8 G3",
-        "the poll before a write to a pipe that cannot be reopened",
         Edit(
             "log.py",
-            "        ready = poll.poll(0)\n"
-            "        if not ready or not ready[0][1] & select.POLLOUT:\n            return False\n"
-            "        try:\n"
-            "            return os.pwritev(fd, [data], -1, os.RWF_NOWAIT) == len(data)\n",
-            "        try:\n            return write_now(data)\n",
+            "_way_to",
+            "os.O_WRONLY | os.O_NONBLOCK",
+            "os.O_WRONLY",
         ),
-        f"{_LOG}test_a_process_whose_log_nobody_reads_goes_on[refused]",
+        f"{_LOG}test_a_process_whose_log_nobody_reads_goes_on[pipe]",
+    ),
+    Mutant(
+        "log-blocks-on-anothers-pipe",
+        ("8", "G3"),
+        "the poll before a write to a pipe that cannot be reopened",
+        (
+            Edit(
+                "log.py",
+                "_by_poll.write",
+                """
+                ready = poll.poll(0)
+                if not ready or not ready[0][1] & select.POLLOUT:
+                    return False
+                """,
+                "",
+            ),
+            Edit(
+                "log.py",
+                "_by_poll.write",
+                "os.pwritev(fd, [data], -1, os.RWF_NOWAIT) == len(data)",
+                "write_now(data)",
+            ),
+        ),
+        (f"{_LOG}test_a_process_whose_log_nobody_reads_goes_on[refused]",),
     ),
     _mutant(
         "log-blocks-on-a-socket",
         "8 G3",
         "MSG_DONTWAIT",
-        Edit("log.py", "socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL", "socket.MSG_NOSIGNAL"),
+        Edit(
+            "log.py",
+            "_by_socket.write",
+            "socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL",
+            "socket.MSG_NOSIGNAL",
+        ),
         f"{_LOG}test_a_process_whose_log_nobody_reads_goes_on[socket]",
     ),
     _mutant(
@@ -662,9 +820,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the child's own standard error stays as it was",
         Edit(
             "log.py",
-            '        private = os.open(f"/proc/self/fd/{fd}", '
-            "os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)\n",
-            "        os.set_blocking(fd, False)\n        private = os.dup(fd)\n",
+            "_way_to",
+            'private = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)',
+            """
+            os.set_blocking(fd, False)
+            private = os.dup(fd)
+            """,
         ),
         f"{_LOG}test_a_full_pipe_drops_lines_and_says_how_many[True]",
         f"{_FAULTS}test_the_childs_standard_error_stays_blocking",
@@ -674,21 +835,39 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "child-outlives-its-keeper",
         "9",
         "the parent-death signal of the child",
-        Edit("keeper.py", "        linux.die_with_parent(keeper)\n", ""),
+        Edit(
+            "keeper.py",
+            "_become_child",
+            "linux.die_with_parent(keeper)",
+            "",
+        ),
         f"{_FAULTS}test_a_child_dies_with_its_keeper_whoever_else_is_stopped",
     ),
     _mutant(
         "orphan-before-it-asked",
         "9",
         "the look for the parent after prctl",
-        Edit("linux.py", "    if os.getppid() != parent:\n        os._exit(125)\n", ""),
+        Edit(
+            "linux.py",
+            "die_with_parent",
+            """
+            if os.getppid() != parent:
+                os._exit(125)
+            """,
+            "",
+        ),
         f"{_LINUX}test_whoever_was_orphaned_before_it_asked_to_die_with_its_parent_leaves[True]",
     ),
     _mutant(
         "child-may-gain-privileges",
         "9",
         "NO_NEW_PRIVS of a guardian that is not root",
-        Edit("guardian.py", "no_new_privs=os.geteuid() != 0 and", "no_new_privs=False and"),
+        Edit(
+            "guardian.py",
+            "Guardian._child_spec",
+            "os.geteuid() != 0",
+            "False",
+        ),
         f"{_AROUND}test_without_the_power_to_kill_anybody_the_child_gains_no_privileges"
         "[wrapper1-True]",
     ),
@@ -698,9 +877,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a process which may not be killed is still there",
         Edit(
             "linux.py",
-            "    for pid in targets:\n"
-            "        kill_quietly(pid, signal.SIGKILL)\n    return targets\n",
-            "    return [pid for pid in targets if kill_quietly(pid, signal.SIGKILL)]\n",
+            "kill_sweep",
+            """
+            for pid in targets:
+                kill_quietly(pid, signal.SIGKILL)
+            return targets
+            """,
+            "return [pid for pid in targets if kill_quietly(pid, signal.SIGKILL)]",
         ),
         f"{_AROUND}test_a_tree_that_may_not_be_killed_is_never_released",
     ),
@@ -710,8 +893,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the guardian sweeps until nothing is left",
         Edit(
             "guardian.py",
-            "        if not swept and self._keeper is None:\n",
-            "        if self._keeper is None:\n",
+            "Guardian._sweep",
+            "not swept and self._keeper is None",
+            "self._keeper is None",
         ),
         f"{_AROUND}test_a_tree_that_may_not_be_killed_is_never_released",
     ),
@@ -720,7 +904,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "child-starts-with-signals-blocked",
         "10",
         "that signals are unblocked before exec",
-        Edit("keeper.py", "        signal.pthread_sigmask(signal.SIG_SETMASK, ())\n", ""),
+        Edit(
+            "keeper.py",
+            "_become_child",
+            "signal.pthread_sigmask(signal.SIG_SETMASK, ())",
+            "",
+        ),
         f"{_CHILD}test_child_starts_with_a_clean_signal_state",
     ),
     _mutant(
@@ -729,8 +918,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that SIGPIPE is restored",
         Edit(
             "keeper.py",
-            "        for signum in (signal.SIGPIPE, signal.SIGXFSZ):\n",
-            "        for signum in (signal.SIGXFSZ,):\n",
+            "_become_child",
+            "(signal.SIGPIPE, signal.SIGXFSZ)",
+            "(signal.SIGXFSZ,)",
         ),
         f"{_CHILD}test_sigpipe_ends_a_child_as_it_would_without_us",
     ),
@@ -740,9 +930,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "CLOEXEC of the pipe that tells how exec went",
         Edit(
             "keeper.py",
-            "os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)\n        keeper = os.getpid()\n",
-            "os.pipe2(os.O_NONBLOCK)\n        os.set_inheritable(child_error_fd, True)\n"
-            "        keeper = os.getpid()\n",
+            "Keeper._start",
+            "error_fd, child_error_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)",
+            """
+            error_fd, child_error_fd = os.pipe2(os.O_NONBLOCK)
+            os.set_inheritable(child_error_fd, True)
+            """,
         ),
         f"{_CHILD}test_no_descriptor_of_ours_reaches_the_child",
     ),
@@ -752,8 +945,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that nobody of the tree has the pipe that proves its end",
         Edit(
             "guardian.py",
-            "        reading_fd, proof_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)\n",
-            "        reading_fd, proof_fd = os.pipe2(os.O_NONBLOCK)\n",
+            "Guardian._fork_keeper",
+            "os.O_CLOEXEC | os.O_NONBLOCK",
+            "os.O_NONBLOCK",
         ),
         f"{_CHILD}test_no_descriptor_of_ours_reaches_the_child",
     ),
@@ -763,8 +957,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that an ignored SIGCHLD is not inherited",
         Edit(
             "guardian.py",
-            "        signal.signal(signal.SIGCHLD, signal.SIG_DFL)"
-            "  # if ignored, exit codes would be lost\n",
+            "Guardian.__init__",
+            "signal.signal(signal.SIGCHLD, signal.SIG_DFL)",
             "",
         ),
         f"{_AROUND}test_all_signals_blocked_by_the_parent",
@@ -774,7 +968,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "hanging-call-is-waited-for",
         "11 G3",
         "that an overdue worker ends the elector",
-        Edit("elector.py", "linux.boottime_ns() >= overdue_at_ns:\n", "overdue_at_ns < 0:\n"),
+        Edit(
+            "elector.py",
+            "Elector._check_worker",
+            "linux.boottime_ns() >= overdue_at_ns",
+            "overdue_at_ns < 0",
+        ),
         f"{_FAULTS}test_a_call_that_hangs_ends_the_elector",
     ),
     # --- rule 12: identity -------------------------------------------------------------------
@@ -784,8 +983,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a record is ours only if we wrote it",
         Edit(
             "election.py",
-            "        return self._slot or (self._claim is not None and self._claim.made(record))\n",
-            "        return True\n",
+            "Election._mine",
+            "self._slot or (self._claim is not None and self._claim.made(record))",
+            "True",
         ),
         f"{_ELECTION}test_a_name_that_may_be_used_twice_proves_nothing",
     ),
@@ -795,8 +995,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a name alone is enough for a slot only",
         Edit(
             "election.py",
-            "        return self._slot or (self._claim",
-            "        return self._unique or (self._claim",
+            "Election._mine",
+            "self._slot or (self._claim is not None and self._claim.made(record))",
+            "self._unique or (self._claim is not None and self._claim.made(record))",
         ),
         f"{_ELECTION}test_a_name_alone_is_not_enough_though_nobody_else_can_have_it",
     ),
@@ -806,8 +1007,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a name alone is enough for who holds the claim",
         Edit(
             "cli.py",
-            "            slot=claim is not None,\n",
-            "            slot=settings.slot is not None,\n",
+            "_serve.run_elector",
+            "claim is not None",
+            "settings.slot is not None",
         ),
         f"{_CLI}test_only_one_candidate_goes_by_the_name_of_its_slot",
     ),
@@ -817,8 +1019,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a leader knows its record by more than its name",
         Edit(
             "election.py",
-            "        elif not self._holding.claim.made(self._seen.record):\n",
-            "        elif self._seen.record.holder != self.identity:\n",
+            "Election._read_as_holder",
+            "not self._holding.claim.made(self._seen.record)",
+            "self._seen.record.holder != self.identity",
         ),
         f"{_ELECTION}test_a_leader_whose_name_another_writes_has_lost",
     ),
@@ -829,13 +1032,15 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Edit(
                 "election.py",
-                "            self._claim = None  # what we wrote is history",
-                "            pass  # what we wrote is history",
+                "Election._observe",
+                "self._claim = None",
+                "",
             ),
             Edit(
                 "election.py",
-                "            # written the same.\n            self._claim = None\n",
-                "            # written the same.\n            pass\n",
+                "Election._lose",
+                "self._claim = None",
+                "",
             ),
         ),
         (f"{_ELECTION}test_a_record_that_was_ours_frees_nothing_once_another_has_led",),
@@ -846,7 +1051,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a claim ends when the lock is given back",
         Edit(
             "election.py",
-            '        if outcome == "released":\n            self._claim = None\n',
+            "Election._finish_release",
+            """
+            if outcome == "released":
+                self._claim = None
+            """,
             "",
         ),
         f"{_ELECTION}test_a_record_that_was_given_back_frees_nothing_when_it_is_restored",
@@ -857,8 +1066,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a refused attempt makes no claim",
         Edit(
             "election.py",
-            "                self._attempt_open, self._claim = False, None\n",
-            "                self._attempt_open = False\n",
+            "Election._failed",
+            "self._attempt_open, self._claim = False, None",
+            "self._attempt_open = False",
         ),
         f"{_ELECTION}test_one_id_and_one_microsecond_do_not_make_two_leaders",
     ),
@@ -868,8 +1078,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the doubt about a claim that two can make in one second",
         Edit(
             "election.py",
-            "        if not self._unique and self._traits.time_unit_us > 1:\n",
-            "        if not self._unique and self._traits.time_unit_us < 1:\n",
+            "Election._doubt_claim",
+            "self._traits.time_unit_us > 1",
+            "self._traits.time_unit_us < 1",
         ),
         f"{_ELECTION}test_twins_of_one_second_that_are_both_told_to_leave_do_not_release_each_other",
     ),
@@ -879,8 +1090,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a 200 may stand for another record",
         Edit(
             "election.py",
-            "        if not _kept(record, snapshot.record):\n",
-            "        if False:\n",
+            "Election._wrote_acquisition",
+            "not _kept(record, snapshot.record)",
+            "False",
         ),
         f"{_ELECTION}test_a_write_that_was_changed_on_its_way_counts_for_nothing",
     ),
@@ -890,8 +1102,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a 200 may stand for another record",
         Edit(
             "election.py",
-            "        if not _kept(call.record, snapshot.record):\n",
-            "        if False:\n",
+            "Election._wrote_renewal",
+            "not _kept(call.record, snapshot.record)",
+            "False",
         ),
         f"{_ELECTION}test_a_write_that_was_changed_on_its_way_counts_for_nothing",
     ),
@@ -901,8 +1114,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that --id may be used twice",
         Edit(
             "config.py",
-            "        return _Identity(given, generated=False, slot=None)\n",
-            "        return _Identity(given, generated=True, slot=None)\n",
+            "_identity",
+            "_Identity(given, generated=False, slot=None)",
+            "_Identity(given, generated=True, slot=None)",
         ),
         f"{_CONFIG}test_identity_is_taken_as_it_is",
     ),
@@ -912,8 +1126,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that only PID 1 has a slot",
         Edit(
             "config.py",
-            "    if not slot_known or not hostname or not host.is_init():\n",
-            "    if not slot_known or not hostname:\n",
+            "_identity",
+            "not slot_known or not hostname or not host.is_init()",
+            "not slot_known or not hostname",
         ),
         f"{_CONFIG}test_no_slot_unless_init",
     ),
@@ -923,8 +1138,10 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a slot must be known",
         Edit(
             "config.py",
-            "        _POD_UID.fullmatch(uid) and len(container)",
-            "        len(container)",
+            "_identity",
+            "_POD_UID.fullmatch(uid) and len(container) <= _MAX_LABEL and "
+            "_DNS_LABEL.fullmatch(container)",
+            "len(container) <= _MAX_LABEL and _DNS_LABEL.fullmatch(container)",
         ),
         f"{_CONFIG}test_no_slot_without_knowing_it[POD_UID-$(POD_UID)]",
     ),
@@ -932,21 +1149,36 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "slot-of-another-machine",
         "12",
         "the host's name in a slot that somebody copied",
-        Edit("config.py", '        identity += f"@{hostname}"\n', "        pass\n"),
+        Edit(
+            "config.py",
+            "_identity",
+            'identity += f"@{hostname}"',
+            "",
+        ),
         f"{_CONFIG}test_slot_of_a_pod_whose_host_has_another_name",
     ),
     _mutant(
         "slot-without-its-claim",
         "12",
         "that one process at a time goes by the slot's name",
-        Edit("cli.py", "    if settings.slot and claim:\n", "    if settings.slot:\n"),
+        Edit(
+            "cli.py",
+            "_serve",
+            "settings.slot and claim",
+            "settings.slot",
+        ),
         f"{_AROUND}test_two_instances_in_one_slot_have_two_names",
     ),
     _mutant(
         "generated-names-are-the-same",
         "12",
         "the random part of a generated name",
-        Edit("config.py", "{host.random_bytes(8).hex()}", "{bytes(8).hex()}"),
+        Edit(
+            "config.py",
+            "_identity",
+            'f"{base}{SUFFIX}{host.random_bytes(8).hex()}"',
+            'f"{base}{SUFFIX}{bytes(8).hex()}"',
+        ),
         f"{_CONFIG}test_generated_identities_differ",
     ),
     _mutant(
@@ -955,8 +1187,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that --id is shown verbatim",
         Edit(
             "board.py",
-            "        if holder == self.identity and not self._identity_is_generated:\n"
-            "            return holder\n",
+            "Board.name",
+            """
+            if holder == self.identity and not self._identity_is_generated:
+                return holder
+            """,
             "",
         ),
         f"{_BOARD}test_a_name_that_was_given_is_never_shortened",
@@ -968,8 +1203,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the shortest duration seen bounds our grants",
         Edit(
             "election.py",
-            "        if known_ns is None or record.lease_duration_ns < known_ns:\n",
-            "        if known_ns is not None and record.lease_duration_ns < known_ns:\n",
+            "Election._learn_duration",
+            "known_ns is None or record.lease_duration_ns < known_ns",
+            "known_ns is not None and record.lease_duration_ns < known_ns",
         ),
         f"{_ELECTION}test_a_grant_is_no_longer_than_the_shortest_duration_seen[peers_s0-8]",
     ),
@@ -979,8 +1215,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that nobody leads for less than a retry period",
         Edit(
             "election.py",
-            "        if self._room_ns > self._timing.least_term_ns:\n",
-            "        if self._room_ns > 0:\n",
+            "Election._may_lead",
+            "self._room_ns > self._timing.least_term_ns",
+            "self._room_ns > 0",
         ),
         f"{_ELECTION}test_the_least_duration_that_serves_is_tried",
     ),
@@ -990,8 +1227,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that an heir keeps the bound of its predecessor",
         Edit(
             "election.py",
-            "        self._shortest_ns = inherited.granted_ns if inherited else None\n",
-            "        self._shortest_ns: int | None = None\n",
+            "Election.__init__",
+            "self._shortest_ns = inherited.granted_ns if inherited else None",
+            "self._shortest_ns: int | None = None",
         ),
         f"{_ELECTION}test_an_heir_keeps_the_bound_of_its_predecessor",
     ),
@@ -1001,8 +1239,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the 10 / 5 / 2.5 s beside candidates of 2016",
         Edit(
             "config.py",
-            "    default = _TIMING_DEFAULTS_2016 if of_2016 else _TIMING_DEFAULTS\n",
-            "    default = _TIMING_DEFAULTS\n",
+            "_timing",
+            "_TIMING_DEFAULTS_2016 if of_2016 else _TIMING_DEFAULTS",
+            "_TIMING_DEFAULTS",
         ),
         f"{_CONFIG}test_default_timing_beside_candidates_of_2016",
     ),
@@ -1012,9 +1251,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that peers on an annotation judge by their own durations",
         Edit(
             "cli.py",
-            "        traits = _TRAITS_2016 if isinstance(settings.lock, AnnotationLockSpec) "
-            "else LockTraits()\n",
-            "        traits = LockTraits()\n",
+            "_serve.run_elector",
+            "_TRAITS_2016 if isinstance(settings.lock, AnnotationLockSpec) else LockTraits()",
+            "LockTraits()",
         ),
         f"{_CLI}test_candidates_of_2016_are_heeded_where_they_can_stand[endpoints-traits0]",
     ),
@@ -1025,8 +1264,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the stop signal goes to the direct child alone",
         Edit(
             "tenure.py",
-            "        self._scope = Scope.GROUP if signal_group else Scope.CHILD\n",
-            "        self._scope = Scope.GROUP\n",
+            "Tenure.__init__",
+            "Scope.GROUP if signal_group else Scope.CHILD",
+            "Scope.GROUP",
         ),
         f"{_TENURE}test_without_renewals_the_tree_is_asked_to_stop_and_then_killed",
         f"{_STOPPING}test_the_stop_signal_goes_to_the_direct_child_only",
@@ -1037,9 +1277,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the stop signal to what a stopped child leaves",
         Edit(
             "tenure.py",
-            "            self._effects.append(SignalTree(self._stop_signal, Scope.ALL, "
-            "stop=True))\n",
-            "            pass\n",
+            "Tenure._child_ended",
+            "self._effects.append(SignalTree(self._stop_signal, Scope.ALL, stop=True))",
+            "",
         ),
         f"{_TENURE}test_leftovers_of_a_stopped_child_get_the_stop_signal",
     ),
@@ -1049,8 +1289,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "CONT after the stop signal to a stopped child",
         Edit(
             "keeper.py",
-            "                linux.kill_quietly(pid, signal.SIGCONT)\n",
-            "                pass\n",
+            "Keeper._signal",
+            "linux.kill_quietly(pid, signal.SIGCONT)",
+            "",
         ),
         f"{_STOPPING}test_a_stopped_child_is_continued_to_take_the_stop_signal",
     ),
@@ -1060,9 +1301,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that TERM before spawn means no spawn",
         Edit(
             "tenure.py",
-            "                self._will_end(128 + signum)\n"
-            "                self._move(Cause.STOP_ASKED, signal=signum)\n",
-            "                self._will_end(128 + signum)\n",
+            "Tenure._stop_asked",
+            "self._move(Cause.STOP_ASKED, signal=signum)",
+            "",
         ),
         f"{_TENURE}test_a_request_to_stop_before_the_grant_starts_nothing",
     ),
@@ -1072,8 +1313,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a standby which ends waits for its attempt",
         Edit(
             "election.py",
-            "            or self._attempt_open\n            or (seen",
-            "            or (seen",
+            "Election._start_release",
+            """
+            self._holding is not None
+            or self._attempt_open
+            or (seen is not None and self._mine(seen.record))
+            """,
+            "self._holding is not None or (seen is not None and self._mine(seen.record))",
         ),
         f"{_ELECTION}test_a_standby_that_ends_while_acquiring_releases_what_landed",
     ),
@@ -1083,8 +1329,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that an attempt without an answer may still land",
         Edit(
             "election.py",
-            "            if not self._attempt_open:\n                self._finish_release",
-            "            if True:\n                self._finish_release",
+            "Election._act_releasing",
+            "not self._attempt_open",
+            "True",
         ),
         f"{_ELECTION}test_a_standby_that_ends_waits_for_an_attempt_that_may_still_land",
     ),
@@ -1094,9 +1341,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the guardian blocks signals and reads them",
         Edit(
             "guardian.py",
-            "        signal.pthread_sigmask(signal.SIG_BLOCK, linux.ALL_SIGNALS)\n",
-            "        signal.pthread_sigmask(signal.SIG_BLOCK, linux.ALL_SIGNALS - "
-            "{signal.SIGTERM})\n",
+            "Guardian.__init__",
+            "signal.pthread_sigmask(signal.SIG_BLOCK, linux.ALL_SIGNALS)",
+            "signal.pthread_sigmask(signal.SIG_BLOCK, linux.ALL_SIGNALS - {signal.SIGTERM})",
         ),
         f"{_STOPPING}test_requests_to_stop_send_the_stop_signal[15]",
     ),
@@ -1107,8 +1354,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the command is looked up before campaigning",
         Edit(
             "cli.py",
-            '            path = config.resolve_command(parsed.command[0], environ.get("PATH"))\n',
-            "            path = parsed.command[0]\n",
+            "run",
+            'config.resolve_command(parsed.command[0], environ.get("PATH"))',
+            "parsed.command[0]",
         ),
         f"{_CHILD}test_a_command_that_cannot_run_is_refused_before_campaigning",
     ),
@@ -1118,8 +1366,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that what may not be executed is refused",
         Edit(
             "config.py",
-            "    if not os.access(path, os.X_OK, effective_ids=True):\n",
-            "    if not os.access(path, os.F_OK, effective_ids=True):\n",
+            "_refusal",
+            "os.access(path, os.X_OK, effective_ids=True)",
+            "os.access(path, os.F_OK, effective_ids=True)",
         ),
         f"{_CHILD}test_a_command_that_cannot_run_is_refused_before_campaigning[420-126]",
     ),
@@ -1129,8 +1378,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that one inside its own election is refused",
         Edit(
             "config.py",
-            "    elif namespace is not None:\n"
-            "        refuse_nesting(election, namespace, environ)\n",
+            "parse",
+            """
+            if namespace is not None:
+                refuse_nesting(election, namespace, environ)
+            """,
             "",
         ),
         f"{_CONFIG}test_same_election_inside_itself",
@@ -1141,8 +1393,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the look at the environment of ancestors",
         Edit(
             "cli.py",
-            "        if not linux.runs_below(KEEPER_NAME):\n            return\n",
-            "        if KEEPER_NAME:\n            return\n",
+            "_refuse_nesting",
+            "not linux.runs_below(KEEPER_NAME)",
+            "KEEPER_NAME",
         ),
         f"{_CHILD}test_nested_in_the_same_election_is_refused[True]",
     ),
@@ -1154,16 +1407,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Edit(
                 "guardian.py",
-                "        try:\n            os.setpgid(0, 0)\n"
-                "            linux.name_process(name)\n",
-                '        try:\n            if name != "leaderexec-elec":\n'
-                "                os.setpgid(0, 0)\n            linux.name_process(name)\n",
+                "Guardian._forked",
+                "os.setpgid(0, 0)",
+                """
+                if name != "leaderexec-elec":
+                    os.setpgid(0, 0)
+                """,
             ),
             Edit(
                 "guardian.py",
-                "        with contextlib.suppress(OSError):\n"
-                "            os.setpgid(pid, pid)\n        self._elector = _Peer(pid, ours)\n",
-                "        self._elector = _Peer(pid, ours)\n",
+                "Guardian._fork_elector",
+                """
+                with contextlib.suppress(OSError):
+                    os.setpgid(pid, pid)
+                """,
+                "",
             ),
         ),
         (f"{_CHILD}test_processes_have_groups_of_their_own",),
@@ -1175,16 +1433,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Edit(
                 "guardian.py",
-                "        try:\n            os.setpgid(0, 0)\n"
-                "            linux.name_process(name)\n",
-                "        try:\n            if name != KEEPER_NAME:\n"
-                "                os.setpgid(0, 0)\n            linux.name_process(name)\n",
+                "Guardian._forked",
+                "os.setpgid(0, 0)",
+                """
+                if name != KEEPER_NAME:
+                    os.setpgid(0, 0)
+                """,
             ),
             Edit(
                 "guardian.py",
-                "        with contextlib.suppress(OSError):\n            os.setpgid(pid, pid)\n"
-                "        self._spare = (_Peer(pid, ours), reading_fd)\n",
-                "        self._spare = (_Peer(pid, ours), reading_fd)\n",
+                "Guardian._fork_keeper",
+                """
+                with contextlib.suppress(OSError):
+                    os.setpgid(pid, pid)
+                """,
+                "",
             ),
         ),
         (f"{_CHILD}test_processes_have_groups_of_their_own",),
@@ -1194,11 +1457,17 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ("16",),
         "the child's own process group",
         (
-            Edit("keeper.py", "        os.setpgid(0, 0)\n", ""),
             Edit(
                 "keeper.py",
-                "            os.setpgid(pid, pid)  # the child does so too: whoever comes first\n",
-                "            pass\n",
+                "_become_child",
+                "os.setpgid(0, 0)",
+                "",
+            ),
+            Edit(
+                "keeper.py",
+                "Keeper._start",
+                "os.setpgid(pid, pid)",
+                "",
             ),
         ),
         (
@@ -1210,7 +1479,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "terminal-stays-with-the-guardian",
         "16",
         "that the terminal is the child's",
-        Edit("keeper.py", "            os.tcsetpgrp(0, os.getpid())\n", "            pass\n"),
+        Edit(
+            "keeper.py",
+            "_take_terminal",
+            "os.tcsetpgrp(0, os.getpid())",
+            "",
+        ),
         f"{_HTTP}test_a_terminals_interrupt_is_the_childs",
     ),
     _mutant(
@@ -1219,8 +1493,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that what arrived while the job was stopped is heard before the time counts",
         Edit(
             "guardian.py",
-            "if signum != signal.SIGSTOP:\n                self._stop_job_by = signum\n",
-            "if signum != signal.SIGSTOP:\n                self._stop_job(ours, signum)\n",
+            "Guardian._child_stopped",
+            "self._stop_job_by = signum",
+            "self._stop_job(ours, signum)",
         ),
         f"{_TERMINAL}test_ctrl_z_and_fg",
     ),
@@ -1230,7 +1505,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a child is continued where no shell could do it",
         Edit(
             "guardian.py",
-            "        elif signum == signal.SIGTSTP:\n            self._tell_keeper(_CONTINUE)\n",
+            "Guardian._child_stopped",
+            """
+            if signum == signal.SIGTSTP:
+                self._tell_keeper(_CONTINUE)
+            """,
             "",
         ),
         f"{_TERMINAL}test_ctrl_z_where_nobody_could_continue",
@@ -1241,8 +1520,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a guardian which is stopped with its job is continued to end what its keeper left",
         Edit(
             "elector.py",
-            "signal.pidfd_send_signal(self._seat.guardian_pidfd, signal.SIGCONT)\n",
-            "pass\n",
+            "Elector._take_proof",
+            "signal.pidfd_send_signal(self._seat.guardian_pidfd, signal.SIGCONT)",
+            "",
         ),
         f"{_TERMINAL}test_ctrl_z_and_the_death_of_the_keeper",
     ),
@@ -1252,8 +1532,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the terminal is ours again after a child that nobody told of",
         Edit(
             "guardian.py",
-            "        self._take_terminal_back(ended_by_itself=False)\n        self._drop_child()\n",
-            "        self._drop_child()\n",
+            "Guardian._tree_ended",
+            "self._take_terminal_back(ended_by_itself=False)",
+            "",
         ),
         f"{_TERMINAL}test_the_terminal_of_a_child_that_nobody_told_of",
     ),
@@ -1264,8 +1545,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a late wake-up is noticed",
         Edit(
             "tenure.py",
-            "            self._was_late(now_ns - self.wake_at_ns)\n",
-            "            pass\n",
+            "Tenure.step",
+            "self._was_late(now_ns - self.wake_at_ns)",
+            "",
         ),
         f"{_TENURE}test_lateness_is_added_to_the_margin_from_then_on",
     ),
@@ -1275,8 +1557,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a stop which the terminal's user asked for is no lateness",
         Edit(
             "tenure.py",
-            "            self.wake_at_ns = max(self.wake_at_ns, now_ns)\n",
-            "            pass\n",
+            "Tenure.resumed",
+            "self.wake_at_ns = max(self.wake_at_ns, now_ns)",
+            "",
         ),
         "tests/unit/test_terminal.py::test_a_stop_that_was_asked_for_is_no_lateness",
     ),
@@ -1286,8 +1569,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a flood of signals leaves time for the deadlines",
         Edit(
             "linux.py",
-            "            for _ in range(SIGNALS_AT_ONCE):\n",
-            "            while True:\n",
+            "SignalFd.receive",
+            "range(SIGNALS_AT_ONCE)",
+            "range(1_000_000_000)",
         ),
         f"{_LINUX}test_a_flood_of_signals_is_taken_in_portions",
     ),
@@ -1295,14 +1579,24 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "messages-without-end",
         "17",
         "that a flood of messages leaves time for the deadlines",
-        Edit("channel.py", "        for _ in range(_PACKETS_AT_ONCE):\n", "        while True:\n"),
+        Edit(
+            "channel.py",
+            "Channel.receive",
+            "range(_PACKETS_AT_ONCE)",
+            "range(1_000_000_000)",
+        ),
         f"{_CHANNEL}test_a_flood_is_taken_in_portions",
     ),
     _mutant(
         "empty-packet-ends-a-channel",
         "7",
         "that an empty packet is garbage like any other",
-        Edit("channel.py", " and not fds and self._peer_has_closed():\n", ":\n"),
+        Edit(
+            "channel.py",
+            "Channel.receive",
+            "not data and not fds and self._peer_has_closed()",
+            "not data",
+        ),
         f"{_CHANNEL}test_an_empty_packet_is_not_the_end",
     ),
     _mutant(
@@ -1311,8 +1605,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the worst lateness counts",
         Edit(
             "tenure.py",
-            "        if worst_ns > self._lateness_ns:\n",
-            "        if worst_ns != self._lateness_ns:\n",
+            "Tenure._was_late",
+            "worst_ns > self._lateness_ns",
+            "worst_ns != self._lateness_ns",
         ),
         f"{_TENURE}test_the_worst_lateness_counts",
     ),
@@ -1322,8 +1617,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the keeper's deadline moves too",
         Edit(
             "tenure.py",
-            "            if self.state in {State.RUNNING, State.STOPPING}:\n"
-            "                self._effects.append(SetDeadline(self.kill_at_ns))\n",
+            "Tenure._was_late",
+            """
+            if self.state in {State.RUNNING, State.STOPPING}:
+                self._effects.append(SetDeadline(self.kill_at_ns))
+            """,
             "",
         ),
         f"{_TENURE}test_lateness_moves_the_keepers_deadline_too",
@@ -1333,7 +1631,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "local-lock-by-default",
         "18",
         "that a local lock must be asked for",
-        Edit("config.py", '    default="leases",\n', '    default="file:/run/leaderexec",\n'),
+        Edit(
+            "config.py",
+            "",
+            'default="leases"',
+            'default="file:/run/leaderexec"',
+        ),
         f"{_CONFIG}test_defaults",
     ),
     # --- the margin and the deadlines (G1) ---------------------------------------------------
@@ -1343,8 +1646,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the two seconds of the margin",
         Edit(
             "model.py",
-            "        return 2 * SECOND_NS + self.lease_duration_ns // 100\n",
-            "        return self.lease_duration_ns // 100\n",
+            "Timing.margin_ns",
+            "2 * SECOND_NS + self.lease_duration_ns // 100",
+            "self.lease_duration_ns // 100",
         ),
         f"{_MODEL}test_the_margin_grows_with_the_lease",
     ),
@@ -1354,8 +1658,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the hundredth of the lease in the margin",
         Edit(
             "model.py",
-            "        return 2 * SECOND_NS + self.lease_duration_ns // 100\n",
-            "        return 2 * SECOND_NS\n",
+            "Timing.margin_ns",
+            "2 * SECOND_NS + self.lease_duration_ns // 100",
+            "2 * SECOND_NS",
         ),
         f"{_MODEL}test_the_margin_grows_with_the_lease",
     ),
@@ -1365,8 +1670,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the inequality of the timing budget",
         Edit(
             "model.py",
-            "        if self.grace_on_loss_ns <= 0:\n",
-            "        if self.grace_on_loss_ns < -self.margin_ns:\n",
+            "Timing.validate",
+            "self.grace_on_loss_ns <= 0",
+            "self.grace_on_loss_ns < -self.margin_ns",
         ),
         f"{_MODEL}test_a_grace_of_exactly_nothing_is_refused",
     ),
@@ -1376,8 +1682,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a grant counts from before its renewal was sent",
         Edit(
             "election.py",
-            "expires_at_ns=call.sent_ns + min(",
-            "expires_at_ns=self._now.boot_ns + min(",
+            "Election._count",
+            "call.sent_ns + min(record.lease_duration_ns, self._lease_ns)",
+            "self._now.boot_ns + min(record.lease_duration_ns, self._lease_ns)",
         ),
         f"{_ELECTION}test_a_grant_counts_from_before_the_write_was_sent",
     ),
@@ -1387,8 +1694,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the renew deadline counts from before sending",
         Edit(
             "election.py",
-            "                    renewed_at_ns=call.sent_ns,\n",
-            "                    renewed_at_ns=self._now.boot_ns,\n",
+            "Election._count",
+            "renewed_at_ns=call.sent_ns",
+            "renewed_at_ns=self._now.boot_ns",
         ),
         f"{_ELECTION}test_a_grant_counts_from_before_the_write_was_sent",
     ),
@@ -1398,6 +1706,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that times are of CLOCK_BOOTTIME",
         Edit(
             "linux.py",
+            "boottime_ns",
             "time.clock_gettime_ns(time.CLOCK_BOOTTIME)",
             "time.clock_gettime_ns(time.CLOCK_MONOTONIC)",
         ),
@@ -1407,7 +1716,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "timer-that-a-suspend-stops",
         "G1",
         "that timers are of CLOCK_BOOTTIME",
-        Edit("linux.py", "_CLOCK_BOOTTIME: Final = 7\n", "_CLOCK_BOOTTIME: Final = 1\n"),
+        Edit(
+            "linux.py",
+            "",
+            "_CLOCK_BOOTTIME: Final = 7",
+            "_CLOCK_BOOTTIME: Final = 1",
+        ),
         f"{_LINUX}test_times_and_timers_are_those_of_the_clock_that_a_suspend_does_not_stop",
     ),
     _mutant(
@@ -1416,8 +1730,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the stop signal at the renew deadline",
         Edit(
             "tenure.py",
-            "            grant.renewed_at_ns + self._timing.renew_deadline_ns, self._kill_at_ns\n",
-            "            grant.expires_at_ns, self._kill_at_ns\n",
+            "Tenure._set_limits",
+            "grant.renewed_at_ns + self._timing.renew_deadline_ns",
+            "grant.expires_at_ns",
         ),
         f"{_TENURE}test_a_grant_starts_a_tree_with_both_deadlines",
     ),
@@ -1425,7 +1740,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "no-kill-at-the-deadline",
         "G1",
         "SIGKILL at the deadline",
-        Edit("tenure.py", "            self._kill(Cause.DEADLINE)\n", "            pass\n"),
+        Edit(
+            "tenure.py",
+            "Tenure._pass_deadlines",
+            "self._kill(Cause.DEADLINE)",
+            "",
+        ),
         f"{_TENURE}test_without_renewals_the_tree_is_asked_to_stop_and_then_killed",
     ),
     _mutant(
@@ -1434,8 +1754,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the lease bounds a drain",
         Edit(
             "tenure.py",
-            "        return min(self._kill_at_ns, self._stop_by_ns)\n",
-            "        return self._stop_by_ns\n",
+            "Tenure.kill_at_ns",
+            "min(self._kill_at_ns, self._stop_by_ns)",
+            "self._stop_by_ns",
         ),
         f"{_TENURE}test_a_drain_is_bounded_by_the_lease_when_renewals_fail",
     ),
@@ -1445,9 +1766,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a lock held by another kills at once",
         Edit(
             "tenure.py",
-            "            self._kill(Cause.LOST, detail=event.reason)\n",
-            "            if self.state is State.RUNNING:\n"
-            "                self._stop(Cause.OVERDUE)\n",
+            "Tenure._lost",
+            "self._kill(Cause.LOST, detail=event.reason)",
+            """
+            if self.state is State.RUNNING:
+                self._stop(Cause.OVERDUE)
+            """,
         ),
         f"{_TENURE}test_a_lock_that_belongs_to_another_kills_at_once",
     ),
@@ -1457,11 +1781,16 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that stopping is irrevocable",
         Edit(
             "tenure.py",
-            "        self.grant = grant\n        self._set_limits(grant)\n"
-            "        self._effects.append(SetDeadline(self.kill_at_ns))\n",
-            "        self.grant = grant\n        self._set_limits(grant)\n"
-            "        self.state = State.RUNNING\n"
-            "        self._effects.append(SetDeadline(self.kill_at_ns))\n",
+            "Tenure._granted",
+            """
+            self.grant = grant
+            self._set_limits(grant)
+            """,
+            """
+            self.grant = grant
+            self._set_limits(grant)
+            self.state = State.RUNNING
+            """,
         ),
         f"{_TENURE}test_stopping_is_irrevocable",
     ),
@@ -1471,8 +1800,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that the keeper kills at the deadline by itself",
         Edit(
             "keeper.py",
-            "            if self._timer.fileno() in ready or self._guardian_pidfd in ready:\n",
-            "            if self._guardian_pidfd in ready:\n",
+            "Keeper.run",
+            "self._timer.fileno() in ready or self._guardian_pidfd in ready",
+            "self._guardian_pidfd in ready",
         ),
         f"{_SUITE}test_guardian_stopped_as_init",
     ),
@@ -1484,16 +1814,18 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Edit(
                 "keeper.py",
-                "            if self._timer.fileno() in ready or self._guardian_pidfd in ready:\n",
-                "            if self._timer.fileno() in ready:\n",
+                "Keeper.run",
+                "self._timer.fileno() in ready or self._guardian_pidfd in ready",
+                "self._timer.fileno() in ready",
             ),
             Edit(
                 "keeper.py",
-                "        except ChannelClosed:\n"
-                "            self._killing = True\n            return\n",
-                "        except ChannelClosed:\n"
-                "            self._poll.unregister(self._channel.fileno())\n"
-                "            self._poll.unregister(self._guardian_pidfd)\n            return\n",
+                "Keeper._take_messages",
+                "self._killing = True",
+                """
+                self._poll.unregister(self._channel.fileno())
+                self._poll.unregister(self._guardian_pidfd)
+                """,
             ),
         ),
         (f"{_SUITE}test_guardian_killed",),
@@ -1504,8 +1836,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a silent keeper is taken for dead",
         Edit(
             "tenure.py",
-            "        if self._keeper.silent(now_ns):\n",
-            "        if self._keeper.silent(now_ns) and now_ns < 0:\n",
+            "Tenure._act_tree",
+            "self._keeper.silent(now_ns)",
+            "self._keeper.silent(now_ns) and now_ns < 0",
         ),
         f"{_SUITE}test_keeper_stopped",
     ),
@@ -1515,8 +1848,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a silent elector is killed",
         Edit(
             "tenure.py",
-            "            if self._elector.silent(now_ns):\n",
-            "            if self._elector.silent(now_ns) and now_ns < 0:\n",
+            "Tenure._act",
+            "self._elector.silent(now_ns)",
+            "self._elector.silent(now_ns) and now_ns < 0",
         ),
         f"{_SUITE}test_elector_stopped",
     ),
@@ -1526,8 +1860,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a leader whose guardian is silent kills it",
         Edit(
             "election.py",
-            "                self._effects.append(KillGuardian())\n",
-            "                pass\n",
+            "Election._act_holder",
+            "self._effects.append(KillGuardian())",
+            "",
         ),
         f"{_SUITE}test_guardian_stopped",
     ),
@@ -1537,8 +1872,20 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that nobody renews for a silent guardian",
         Edit(
             "election.py",
-            "                self._effects.append(KillGuardian())\n            return\n",
-            "                self._effects.append(KillGuardian())\n",
+            "Election._act_holder",
+            """
+            if not self._guardian_killed and not self._guardian_needed:
+                self._guardian_killed = True
+                self._note("error", "the guardian is silent: no more renewals, killing it")
+                self._effects.append(KillGuardian())
+            return
+            """,
+            """
+            if not self._guardian_killed and not self._guardian_needed:
+                self._guardian_killed = True
+                self._note("error", "the guardian is silent: no more renewals, killing it")
+                self._effects.append(KillGuardian())
+            """,
         ),
         f"{_ELECTION}test_a_leader_whose_guardian_is_silent_stops_renewing_and_kills_it",
     ),
@@ -1548,8 +1895,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a guardian which alone can end a tree is spared",
         Edit(
             "election.py",
-            "            if not self._guardian_killed and not self._guardian_needed:\n",
-            "            if not self._guardian_killed:\n",
+            "Election._act_holder",
+            "not self._guardian_killed and not self._guardian_needed",
+            "not self._guardian_killed",
         ),
         f"{_ELECTION}test_a_guardian_that_alone_can_end_the_tree_is_not_killed",
     ),
@@ -1559,8 +1907,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a standby whose guardian is silent does not try",
         Edit(
             "election.py",
-            "        if silent or self._guardian_dead or self._call is not None:\n",
-            "        if self._guardian_dead or self._call is not None:\n",
+            "Election._act_standby",
+            "silent or self._guardian_dead or self._call is not None",
+            "self._guardian_dead or self._call is not None",
         ),
         f"{_ELECTION}test_a_standby_whose_guardian_is_silent_does_not_try",
     ),
@@ -1570,8 +1919,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a standby whose guardian died does not try",
         Edit(
             "election.py",
-            "        if silent or self._guardian_dead or self._call is not None:\n",
-            "        if silent or self._call is not None:\n",
+            "Election._act_standby",
+            "silent or self._guardian_dead or self._call is not None",
+            "silent or self._call is not None",
         ),
         f"{_ELECTION}test_a_standby_whose_guardian_died_does_not_try",
     ),
@@ -1581,8 +1931,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a new try waits for the end of a lost tree",
         Edit(
             "election.py",
-            "        if self._tree_of is None and now_ns >= try_at_ns and self._may_lead():\n",
-            "        if now_ns >= try_at_ns and self._may_lead():\n",
+            "Election._act_standby",
+            "self._tree_of is None and now_ns >= try_at_ns and self._may_lead()",
+            "now_ns >= try_at_ns and self._may_lead()",
         ),
         f"{_ELECTION}test_after_a_loss_there_is_no_new_try_before_the_tree_is_gone",
     ),
@@ -1592,8 +1943,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that whoever overslept hears the others out",
         Edit(
             "vigil.py",
-            "        if now_ns - self._looked_ns > self._pause_ns:\n",
-            "        if now_ns < 0:\n",
+            "Vigil.silent",
+            "now_ns - self._looked_ns > self._pause_ns",
+            "now_ns < 0",
         ),
         f"{_VIGIL}test_whoever_overslept_hears_the_peer_out_first",
     ),
@@ -1603,7 +1955,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a record's own duration decides",
         Edit(
             "election.py",
-            "(record.lease_duration_ns or self._timing.lease_duration_ns)",
+            "Election._expiry_ns",
+            "record.lease_duration_ns or self._timing.lease_duration_ns",
             "self._timing.lease_duration_ns",
         ),
         f"{_ELECTION}test_a_held_lock_is_tried_when_its_own_duration_has_passed_since_it_changed",
@@ -1614,7 +1967,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a record without a duration is waited out",
         Edit(
             "election.py",
-            "(record.lease_duration_ns or self._timing.lease_duration_ns)",
+            "Election._expiry_ns",
+            "record.lease_duration_ns or self._timing.lease_duration_ns",
             "record.lease_duration_ns",
         ),
         f"{_ELECTION}test_a_record_without_a_duration_is_given_ours",
@@ -1625,9 +1979,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a changed record starts the wait anew",
         Edit(
             "election.py",
-            "        changed = before is None or before.uid != snapshot.uid"
-            " or before.record != snapshot.record\n",
-            "        changed = before is None or before.uid != snapshot.uid\n",
+            "Election._observe",
+            "before is None or before.uid != snapshot.uid or before.record != snapshot.record",
+            "before is None or before.uid != snapshot.uid",
         ),
         f"{_ELECTION}test_each_renewal_that_is_seen_starts_the_wait_anew",
     ),
@@ -1637,8 +1991,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a watch which lags behind is not believed",
         Edit(
             "election.py",
-            "            if asked_ns is None or asked_ns < self._seen_ns:\n"
-            "                return False\n",
+            "Election._observe",
+            """
+            if asked_ns is None or asked_ns < self._seen_ns:
+                return False
+            """,
             "",
         ),
         f"{_ELECTION}test_a_watch_that_lags_behind_our_own_read_is_ignored",
@@ -1649,8 +2006,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that an empty annotation is an error",
         Edit(
             "locks/annotation.py",
-            "    if text is None:\n        return {}\n",
-            "    if not text:\n        return {}\n",
+            "_fields",
+            "text is None",
+            "not text",
         ),
         f"{_ANNOTATION}test_what_is_no_record_is_told_and_frees_nothing"
         "[-is empty: a record or no annotation is accepted]",
@@ -1661,8 +2019,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a holder which is no text is an error",
         Edit(
             "locks/fields.py",
-            "    if holder is not None and not isinstance(holder, str):\n",
-            "    if isinstance(holder, bytes):\n",
+            "from_fields",
+            "holder is not None and not isinstance(holder, str)",
+            "isinstance(holder, bytes)",
         ),
         f"{_ANNOTATION}test_what_is_no_record_is_told_and_frees_nothing"
         '[{"holderIdentity":7}-: holderIdentity is not a string: 7]',
@@ -1674,8 +2033,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a released lock is free at once",
         Edit(
             "election.py",
-            "        if not seen.record.holder:\n            return self._stamp_ns",
-            "        if seen.record.holder is None:\n            return self._stamp_ns",
+            "Election._free_at_ns",
+            "not seen.record.holder",
+            "seen.record.holder is None",
         ),
         f"{_ELECTION}test_a_released_lock_is_taken_at_once",
     ),
@@ -1685,8 +2045,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the one second that a released record names to those who wait for its duration",
         Edit(
             "election.py",
-            "                lease_duration_s=1,\n",
-            "                lease_duration_s=self._timing.lease_duration_s,\n",
+            "Election._act_releasing",
+            "lease_duration_s=1",
+            "lease_duration_s=self._timing.lease_duration_s",
         ),
         f"{_ELECTION}test_a_release_writes_nobody_for_one_second",
     ),
@@ -1696,6 +2057,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the record of 2016 to the byte",
         Edit(
             "locks/annotation.py",
+            "",
             '_TRANSITIONS: Final = "leaderTransitions"',
             '_TRANSITIONS: Final = "leaseTransitions"',
         ),
@@ -1708,8 +2070,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the comparison before the swap",
         Edit(
             "locks/file.py",
-            "            if found != seen:\n                raise Conflict(\n",
-            "            if not found.uid:\n                raise Conflict(\n",
+            "FileLock.update",
+            "found != seen",
+            "not found.uid",
         ),
         f"{_LOCKS}TestFileLock::test_a_stale_update_is_a_conflict",
         f"{_LOCKS}TestFileLock::test_another_objects_uid_is_a_conflict",
@@ -1721,8 +2084,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that uid and record are compared too",
         Edit(
             "locks/file.py",
-            "            if found != seen:\n                raise Conflict(\n",
-            "            if found.version != seen.version:\n                raise Conflict(\n",
+            "FileLock.update",
+            "found != seen",
+            "found.version != seen.version",
         ),
         f"{_LOCKS}TestFileLock::test_another_objects_uid_is_a_conflict",
         f"{_FILE}test_a_holder_put_there_by_hand_is_not_overwritten",
@@ -1733,8 +2097,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that what exists is not created",
         Edit(
             "locks/file.py",
-            "            if files.load(folder) is not None:\n",
-            "            if files.load(folder) is files:\n",
+            "FileLock.create",
+            "files.load(folder) is not None",
+            "files.load(folder) is files",
         ),
         f"{_LOCKS}TestFileLock::test_what_exists_is_not_created",
     ),
@@ -1744,8 +2109,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the lock between read and rename",
         Edit(
             "locks/file.py",
-            "                fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
-            "                fcntl.flock(guard, fcntl.LOCK_SH | fcntl.LOCK_NB)\n",
+            "_Files._flock",
+            "fcntl.LOCK_EX | fcntl.LOCK_NB",
+            "fcntl.LOCK_SH | fcntl.LOCK_NB",
         ),
         f"{_FILE}test_a_stopped_writer_blocks_nobody_for_ever",
     ),
@@ -1755,8 +2121,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the second look at the lock file before the rename",
         Edit(
             "locks/file.py",
-            "            ours = self.guards(guard, folder)\n",
-            "            ours = True\n",
+            "_Files.replace",
+            "self.guards(guard, folder)",
+            "True",
         ),
         f"{_FILE}test_a_lock_file_deleted_during_a_write_stops_it",
     ),
@@ -1766,9 +2133,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that no fencing token is issued twice",
         Edit(
             "locks/file.py",
-            "        number = max(self.highest(guard), int(stored.snapshot.version) if stored"
-            " else 0) + 1\n",
-            "        number = (int(stored.snapshot.version) if stored else 0) + 1\n",
+            "_Files.next_version",
+            "max(self.highest(guard), int(stored.snapshot.version) if stored else 0)",
+            "int(stored.snapshot.version) if stored else 0",
         ),
         f"{_FILE}test_versions_survive_what_people_delete",
     ),
@@ -1776,7 +2143,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "file-of-another-election",
         "G5",
         "that another election's record is refused",
-        Edit("locks/file.py", "    if theirs != election:\n", "    if not election:\n"),
+        Edit(
+            "locks/file.py",
+            "_decode",
+            "theirs != election",
+            "not election",
+        ),
         f"{_FILE}test_another_elections_record_is_refused",
     ),
     _mutant(
@@ -1785,8 +2157,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "that a /proc with other numbers is refused",
         Edit(
             "cli.py",
-            "        if not linux.proc_is_ours():\n",
-            "        if linux.proc_is_ours() is None:\n",
+            "run",
+            "not linux.proc_is_ours()",
+            "linux.proc_is_ours() is None",
         ),
         f"{_AROUND}test_proc_of_another_namespace_is_refused",
     ),

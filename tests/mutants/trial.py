@@ -1,12 +1,12 @@
 """One mutant on trial: a tree of its own, the named tests in it, and what their report says.
 
-Owns: what a mutant is, how it is applied, how its tests are run, and the verdict. A mutant is
+Owns: what a mutant is, which files it changes, how its tests are run, and the verdict. A mutant is
 killed when each of its tests failed by an assertion of the tests, while it ran. All else is told
 apart and is no kill: a test that passed, one that broke (in its fixtures, by another exception, by
 an assertion inside leaderexec), one that ended with a process of leaderexec that had a defect of
-its own, one that was skipped or not at its end in time; a text that is not found exactly once; a
+its own, one that was skipped or not at its end in time; code that is not found exactly once; a
 mutated module that nobody imported.
-Must not know: which mutants there are.
+Must not know: which mutants there are, and how code is found and replaced: see `edit`.
 Guards against: a test that looks at another leaderexec than the mutated one. The tree comes first
 on the path, before the editable install, and a mutated module must have been compiled in it.
 """
@@ -27,9 +27,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.mutants import cage
+from tests.mutants.edit import NotApplied, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from tests.mutants.edit import Edit
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -48,15 +51,6 @@ _DEFECT: Final = re.compile(
     rb"internal error.*?(?:Assertion|Attribute|Index|Key|Name|Type|UnboundLocal|Value)Error"
     rb"|internal error.*?IllegalTransition"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """In this file of leaderexec `old`, which stands there exactly once, becomes `new`."""
-
-    path: str
-    old: str
-    new: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +98,6 @@ class Case:
     why: str = ""
 
 
-class NotApplied(Exception):
-    """The text of a mutant is not there, or not once."""
-
-
 class Interrupted(Exception):
     """The runner is ending."""
 
@@ -131,10 +121,6 @@ class Bench:
     def try_mutant(self, mutant: Mutant) -> Result:
         """Apply a mutant to a tree of its own, run its tests there, and judge."""
 
-        def prepare(tree: Path) -> None:
-            for edit in mutant.edits:
-                apply(edit, tree)
-
         def judged(tree: Path, code: int, cases: Sequence[Case]) -> Result:
             result = judge(code, cases, len(mutant.tests))
             if result.verdict is not Verdict.KILLED:
@@ -147,7 +133,9 @@ class Bench:
                     return Result(Verdict.ERRORED, found[0].decode(errors="replace"))
             return result
 
-        return self._trial(mutant.tests, bound_s(mutant.tests), prepare, judged)
+        return self._trial(
+            mutant.tests, bound_s(mutant.tests), lambda tree: apply(mutant, tree), judged
+        )
 
     def try_control(self, tests: Sequence[str]) -> Result:
         """Run tests on what is not mutated: KILLED never, SURVIVED if all of them pass."""
@@ -230,19 +218,27 @@ def copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_NOT_COPIED), symlinks=True)
 
 
-def apply(edit: Edit, tree: Path) -> None:
-    """Make an edit; raise NotApplied unless its old text stands there exactly once."""
-    path = tree / "leaderexec" / edit.path
-    text = path.read_text() if path.exists() else ""
-    path.write_text(replaced(edit, text))
+def apply(mutant: Mutant, tree: Path) -> None:
+    """Make the edits of a mutant in a tree; raise NotApplied as below."""
+    for path, text in mutated(mutant, tree).items():
+        (tree / "leaderexec" / path).write_text(text)
 
 
-def replaced(edit: Edit, text: str) -> str:
-    """Return `text` with the edit made; raise NotApplied as above."""
-    times = text.count(edit.old)
-    if times != 1:
-        raise NotApplied(f"the text stands {times} times in leaderexec/{edit.path}")
-    return text.replace(edit.old, edit.new)
+def mutated(mutant: Mutant, tree: Path) -> dict[str, str]:
+    """Return the new texts of the files that a mutant changes, by their paths in leaderexec.
+
+    Raise NotApplied, with the name of the mutant, if there is not one place for each edit.
+    """
+    texts: dict[str, str] = {}
+    for edit in mutant.edits:
+        source = tree / "leaderexec" / edit.path
+        try:
+            if not source.exists():
+                raise NotApplied(f"there is no leaderexec/{edit.path}")
+            texts[edit.path] = replaced(edit, texts.get(edit.path) or source.read_text())
+        except NotApplied as error:
+            raise NotApplied(f"mutant {mutant.name}: {error}") from error
+    return texts
 
 
 def environment(tree: Path) -> dict[str, str]:

@@ -17,24 +17,24 @@ from typing import Final
 
 import pytest
 
+from leaderexec import __version__
 from tests.mutants import __main__ as runner
 from tests.mutants import cage, trial
 from tests.mutants.catalogue import MUTANTS, NOT_CODE
+from tests.mutants.edit import Edit, NotApplied, replaced
 from tests.mutants.trial import (
     ROOT,
     Bench,
     Case,
-    Edit,
     Interrupted,
     Mutant,
-    NotApplied,
     Verdict,
     apply,
     copy,
     environment,
     judge,
+    mutated,
     read_report,
-    replaced,
 )
 from tests.support.candidates import is_gone
 from tests.support.wait import wait_until
@@ -46,14 +46,10 @@ GUARANTEES: Final = {f"G{number}" for number in range(1, 7)}
 
 
 def test_every_mutant_applies_to_the_present_source_and_compiles() -> None:
-    """Each text stands exactly once where it is said to, and what replaces it is a program."""
+    """Each code stands exactly once where it is said to, and what replaces it is a program."""
     for mutant in MUTANTS:
-        texts: dict[str, str] = {}
-        for edit in mutant.edits:
-            before = texts.get(edit.path) or (ROOT / "leaderexec" / edit.path).read_text()
-            texts[edit.path] = replaced(edit, before)
-            assert texts[edit.path] != before, mutant.name
-        for path, text in texts.items():
+        for path, text in mutated(mutant, ROOT).items():
+            assert text != (ROOT / "leaderexec" / path).read_text(), mutant.name
             compile(text, f"{mutant.name}: {path}", "exec")
 
 
@@ -85,6 +81,151 @@ def test_every_mutant_is_told_apart_and_judged() -> None:
         assert all(re.match(r"tests/(unit|process|kube)/\w+\.py::", t) for t in mutant.tests)
         assert mutant.rules, mutant.name
         assert mutant.removes, mutant.name
+
+
+# --- code that is found and replaced ---------------------------------------------------------
+
+_SOURCE: Final = """
+LIMIT = 3  # of all
+
+class Guard:
+    limit = LIMIT
+
+    def check(self, asked):
+        self.ask(asked, by=self.limit)
+        if asked is None:
+            return False  # nobody asked
+        elif asked > self.limit:
+            self.note(f"{asked} > {self.limit}")
+            return False
+        def note(asked):
+            return not asked
+        return asked
+
+    def note(self, text):
+        names = {"ä": "ö€𝄞", text: (text or
+                                      LIMIT)}; return names
+
+def check(asked):
+    return asked is None
+"""
+
+
+def edited(function: str, old: str, new: str, source: str = _SOURCE) -> str:
+    """Return the source in which this code of a function has become other code."""
+    return replaced(Edit("guard.py", function, old, new), source)
+
+
+def changed(before: str, after: str) -> str:
+    """Return the source in which a text that stands there once has become another."""
+    assert _SOURCE.count(before) == 1
+    return _SOURCE.replace(before, after)
+
+
+@pytest.mark.parametrize(
+    ("function", "old", "new", "before", "after"),
+    [
+        ("Guard.check", "asked > self.limit", "False", "asked > self.limit:", "False:"),
+        ("Guard.check", "by=self.limit", "by=0", "by=self.limit", "by=0"),
+        ("Guard.check.note", "not asked", "a + b", "not asked", "(a + b)"),
+        ("Guard.note", "text\nor LIMIT", "0", "text or\n" + " " * 38 + "LIMIT", "0"),
+        ("Guard", "LIMIT", "4", "limit = LIMIT", "limit = 4"),
+        ("", "LIMIT = 3", "", "LIMIT = 3", "pass"),
+        ("check", "asked is None", "True", "return asked is None", "return True"),
+    ],
+)
+def test_an_expression_is_replaced_and_no_other_text(
+    function: str, old: str, new: str, before: str, after: str
+) -> None:
+    """What stands around it stays as it was, in the function that is named and nowhere else."""
+    assert edited(function, old, new) == changed(before, after)
+
+
+_IF: Final = """
+    if asked > self.limit:
+        self.note(f"{asked} > {self.limit}")
+        return False
+"""
+_ELIF: Final = """        elif asked > self.limit:
+            self.note(f"{asked} > {self.limit}")
+            return False
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "old", "new", "before", "after"),
+    [
+        ("Guard.check", "self.ask(asked, by=self.limit)", "",
+         "self.ask(asked, by=self.limit)\n", "pass\n"),
+        ("Guard.check", "self.ask(asked, by=self.limit)", "if asked:\n    a()\nb()",
+         "self.ask(asked, by=self.limit)\n",
+         "if asked:\n            a()\n        b()\n"),
+        ("Guard.check", "self.note(f'{asked} > {self.limit}')\nreturn False", "return True",
+         'self.note(f"{asked} > {self.limit}")\n            return False\n', "return True\n"),
+        ("Guard.check", "def note(asked):\n    return not asked\nreturn asked", "",
+         "def note(asked):\n            return not asked\n        return asked\n", "pass\n"),
+        ("Guard.check", _IF, "", _ELIF, "        else:\n            pass\n"),
+        ("Guard.check", _IF, "if asked:\n    a()", _ELIF,
+         "        elif asked:\n            a()\n"),
+        ("Guard.note", "return names", "", "return names", "pass"),
+    ],
+)  # fmt: skip
+def test_statements_are_replaced_where_they_stand(
+    function: str, old: str, new: str, before: str, after: str
+) -> None:
+    """A run of them is found in one body, and what replaces it is indented like it."""
+    assert edited(function, old, new) == changed(before, after)
+
+
+def test_only_the_code_counts() -> None:
+    """A comment, a line break, other quotes or another place in the function change nothing."""
+    function, old, new = "f", 'ask(a, "b")', 'tell("ä")'
+    for body in (
+        "    x = 1\n    {}\n",
+        "    {}  # why\n    x = 1\n",
+        "    with x:\n        # because\n        if a: {}\n",
+    ):
+        for written in (
+            'ask(a, "b")',
+            "ask(a, 'b')",
+            "ask(  # it\n        a,\n        'b',\n    )",
+        ):
+            source = "def f():\n" + body
+            found = edited(function, old, new, source.format(written))
+            assert found == source.format('tell("ä")')
+
+
+def test_columns_are_counted_in_bytes() -> None:
+    """What is not ASCII before a match or in it shifts nothing."""
+    found = edited("Guard.note", '"ö€𝄞"', '"ß"')
+    assert found == changed('"ä": "ö€𝄞", text', '"ä": "ß", text')
+    found = edited("Guard.note", "text or LIMIT", "0")
+    assert '{"ä": "ö€𝄞", text: (0)}; return names\n' in found
+
+
+@pytest.mark.parametrize(
+    ("function", "old", "why"),
+    [
+        ("Guard.check", "return False", "2 places in Guard.check of leaderexec/guard.py match"),
+        ("Guard.check", "text", "0 places in Guard.check of leaderexec/guard.py match"),
+        ("Guard", "return False", "0 places in Guard of leaderexec/guard.py match"),
+        ("", "return False", "0 places in leaderexec/guard.py match"),
+        ("Guard.sleep", "asked", "there is no Guard.sleep in leaderexec/guard.py"),
+        ("note", "asked", "there is no note in leaderexec/guard.py"),
+    ],
+)
+def test_what_is_not_there_once_is_refused(function: str, old: str, why: str) -> None:
+    """The message says how many places match, in which function, and what was looked for."""
+    with pytest.raises(NotApplied, match=re.escape(why)) as refused:
+        edited(function, old, "None")
+    assert "match" not in why or str(refused.value).endswith(f", not one: {old}")
+
+
+def test_text_that_would_be_another_program_is_refused() -> None:
+    """What cannot stand where the old code stood is found out by reading the result."""
+    source = "def f():\n    if x: a(); b()\n"
+    with pytest.raises(NotApplied, match=r"guard\.py cannot be changed here: a\(\)"):
+        edited("f", "a()", "if y:\n    c()", source)
 
 
 # --- the judge, on a tree where one line decides ---------------------------------------------
@@ -139,7 +280,7 @@ def test_that_leaves_a_process():
         Path(os.environ["LEFT"]).write_text(f"{left.pid} {os.getpid()}")
         signal.pause()
 """
-_UNSAFE: Final = Edit("rule.py", "return True", "return False")
+_UNSAFE: Final = Edit("rule.py", "safe", "return True", "return False")
 _HERE: Final = "tests/unit/test_rule.py::"
 
 
@@ -196,7 +337,7 @@ def test_every_end_of_a_test_is_read(bench: Bench) -> None:
     """A report tells failures by an assertion of the tests from all else."""
     place = bench.directory / "1"
     copy(bench.pristine, place / "tree")
-    apply(_UNSAFE, place / "tree")
+    apply(unsafe(), place / "tree")
     fatal = ("hangs", "takes_pytest", "leaves_a_process")
     names = [name for name in re.findall(r"def (test_\w+)", _TESTS) if not name.endswith(fatal)]
     tests = [_HERE + name for name in names if not any(word in name for word in fatal)]
@@ -252,23 +393,29 @@ def test_a_mutant_that_hangs_is_no_kill(bench: Bench, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("path", "old", "times"), [("rule.py", "safe()", 2), ("rule.py", "x()", 0), ("none.py", "x", 0)]
+    ("edit", "why"),
+    [
+        (
+            Edit("rule.py", "safe", "x()", "True"),
+            "0 places in safe of leaderexec/rule.py match, not one: x()",
+        ),
+        (Edit("rule.py", "sure", "True", "False"), "there is no sure in leaderexec/rule.py"),
+        (Edit("none.py", "safe", "True", "False"), "there is no leaderexec/none.py"),
+        (Edit("rule.py", "safe", "return (", ""), "this is no code, or not of one kind: return ("),
+    ],
 )
-def test_a_mutant_that_does_not_apply_is_no_kill(
-    bench: Bench, path: str, old: str, times: int
-) -> None:
-    """A text that is not there, or twice, is not replaced and nothing is run."""
-    result = bench.try_mutant(unsafe("test_that_asserts", edit=Edit(path, old, "True")))
+def test_a_mutant_that_does_not_apply_is_no_kill(bench: Bench, edit: Edit, why: str) -> None:
+    """Where code, function or file is not there, the mutant is named and nothing is run."""
+    result = bench.try_mutant(unsafe("test_that_asserts", edit=edit))
     assert result.verdict is Verdict.NOT_APPLIED
-    assert result.why == f"the text stands {times} times in leaderexec/{path}"
-    with pytest.raises(NotApplied):
-        replaced(Edit(path, "a", "b"), "aa")
+    assert result.why.startswith(f"mutant unsafe: {why}")
+    assert not result.output
 
 
 def test_a_mutant_that_nobody_imports_is_no_kill(bench: Bench) -> None:
     """A failure says nothing about a module that did not run."""
     (bench.pristine / "leaderexec" / "unused.py").write_text("x = 1\n")
-    mutant = unsafe("test_of_another_module", edit=Edit("unused.py", "x", "safe"))
+    mutant = unsafe("test_of_another_module", edit=Edit("unused.py", "", "x = 1", "safe = 1"))
     result = bench.try_mutant(mutant)
     assert (result.verdict, result.why) == (Verdict.ERRORED, "nobody imported unused.py")
 
@@ -277,7 +424,7 @@ def test_the_control_passes_only_if_every_test_does(bench: Bench) -> None:
     """Without a mutant the named tests pass, or the mutants that they judge prove nothing."""
     fine = [_HERE + name for name in ("test_that_asserts", "test_that_hangs")]
     assert bench.try_control(fine).verdict is Verdict.SURVIVED
-    apply(_UNSAFE, bench.pristine)
+    apply(unsafe(), bench.pristine)
     result = bench.try_control([_HERE + "test_that_asserts", _HERE + "test_that_does_not_look"])
     assert result.verdict is Verdict.ERRORED
     assert "test_that_asserts" in result.why
@@ -326,7 +473,8 @@ print(leaderexec.__version__, candidate.output)
 def test_tests_and_candidates_run_what_was_mutated(tmp_path: Path) -> None:
     """The tree wins over the editable install, in pytest and in every process of a candidate."""
     copy(ROOT, tmp_path / "tree")
-    apply(Edit("__init__.py", '__version__ = "', '__version__ = "mutant-of-'), tmp_path / "tree")
+    edit = Edit("__init__.py", "", f'"{__version__}"', f'"mutant-of-{__version__}"')
+    apply(unsafe(edit=edit), tmp_path / "tree")
     done = subprocess.run(
         [sys.executable, "-c", _BOTH, str(tmp_path)],
         cwd="/",
