@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parents[1]
 #: The lanes, and the workers of each for one processor: none waits in the unit lane, nearly all do
 #: in the others. A container's storage takes one change at a time.
-LANES: Final = {"unit": 1, "process": 3, "kube": 3, "container": 0}
+LANES: Final = {"unit": 1, "process": 2, "kube": 2, "container": 0}
 #: A lane that takes longer hangs; long before that, pytest shows where a test does.
 _LANE_TIMEOUT_S: Final = 3600
 _TEST_TIMEOUT_S: Final = 600
