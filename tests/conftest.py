@@ -1,4 +1,4 @@
-"""What every lane needs: a witness, a rally of candidates, and a count of what ran."""
+"""What every lane needs: a witness, candidates, and a count of what ran."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ environment.clean_variables(os.environ)
 environment.reset_process()
 pytest.register_assert_rewrite("tests.support.lock_contract", "tests.support.fault_suite")
 
-from tests.support.rally import Rally  # noqa: E402 - after the registration
+from tests.support.candidates import Candidates  # noqa: E402 - after the registration
 from tests.support.witness import Witness  # noqa: E402
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def pytest_runtest_makereport(
     report = yield
     if report.failed:
         for fixture in getattr(item, "funcargs", {}).values():
-            if isinstance(fixture, Rally):
-                for name, candidate in fixture.candidates.items():
+            if isinstance(fixture, Candidates):
+                for name, candidate in fixture.by_name.items():
                     if candidate.started:
                         report.sections.append((f"log of {name}", candidate.log[-_LOG_TAIL:]))
     return report
@@ -54,7 +54,7 @@ def witness() -> Iterator[Witness]:
 
 
 @pytest.fixture
-def rally(witness: Witness, tmp_path: Path) -> Iterator[Rally]:
+def candidates(witness: Witness, tmp_path: Path) -> Iterator[Candidates]:
     """Candidates on one file lock, ended with the test."""
-    with Rally(witness, tmp_path) as candidates:
+    with Candidates(witness, tmp_path) as candidates:
         yield candidates

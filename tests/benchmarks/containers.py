@@ -28,17 +28,17 @@ import psutil
 
 from tests.benchmarks.record import let_pass, row, save, surroundings
 from tests.benchmarks.teams import RETRY_S, TIMING
-from tests.support.candidates import ROOT, in_cluster, in_pid_namespace, name_of
-from tests.support.containers import CHILD, SHARED, ContainerRally, Mount, Storage
+from tests.support.candidate import ROOT, in_cluster, in_pid_namespace, name_of
+from tests.support.candidates import Candidates
+from tests.support.containers import CHILD, SHARED, ContainerCandidates, Mount, Storage
 from tests.support.controlplane import HOST, ControlPlane, GoProgram
-from tests.support.kube_rally import KubeRally
-from tests.support.rally import Rally
+from tests.support.kube_candidates import KubeCandidates
 from tests.support.witness import Witness, now_ns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tests.support.candidates import Candidate
+    from tests.support.candidate import Candidate
     from tests.support.witness import Tree
 
 ALONE: Final = "alone"
@@ -52,7 +52,7 @@ class Kind:
 
     name: str
     witness: Witness
-    rally: KubeRally
+    candidates: KubeCandidates
     child: Path
     volume: Path
     number: int = 0
@@ -61,36 +61,38 @@ class Kind:
         """Start one more candidate, of a name that none had before."""
         self.number += 1
         name = f"{self.name}-{self.number}"
-        rally = self.rally
-        if not isinstance(rally, ContainerRally):
+        candidates = self.candidates
+        if not isinstance(candidates, ContainerCandidates):
             return self._start_on_host(name)
         mounts = [Mount(CHILD, self.child)]
         if self.name == "bundle":
             mounts.append(Mount(SHARED, self.volume))
-            rally.place(name, entry_point=[f"{SHARED}/leaderexec"], mounts=mounts)
+            candidates.place(name, entry_point=[f"{SHARED}/leaderexec"], mounts=mounts)
         elif self.name == ALONE:
-            rally.place(name, entry_point=[CHILD], mounts=mounts)
-            return rally.container(name).start()
+            candidates.place(name, entry_point=[CHILD], mounts=mounts)
+            return candidates.container(name).start()
         else:
-            rally.place(name, mounts=mounts)
-        return rally.start(name, child=[CHILD])
+            candidates.place(name, mounts=mounts)
+        return candidates.start(name, child=[CHILD])
 
     def _start_on_host(self, name: str) -> Candidate:
-        rally = self.rally
-        secrets = rally.plane.incluster(
-            rally.directory / f"secrets-{name}", rally.token_path.read_text(), rally.namespace
+        candidates = self.candidates
+        secrets = candidates.plane.incluster(
+            candidates.directory / f"secrets-{name}",
+            candidates.token_path.read_text(),
+            candidates.namespace,
         )
         slot = {
             "POD_NAME": name,
             "POD_UID": str(uuid.uuid4()),
-            "POD_NAMESPACE": rally.namespace,
+            "POD_NAMESPACE": candidates.namespace,
             "CONTAINER_NAME": "server",
             "KUBERNETES_SERVICE_HOST": HOST,
-            "KUBERNETES_SERVICE_PORT": str(rally.plane.port),
+            "KUBERNETES_SERVICE_PORT": str(candidates.plane.port),
         }
         wrapper = [*in_cluster(secrets), *in_pid_namespace()]
         child = [str(self.child)]
-        return Rally.make(rally, name, child=child, env=slot, wrapper=wrapper).start()
+        return Candidates.make(candidates, name, child=child, env=slot, wrapper=wrapper).start()
 
     def start_leader(self) -> tuple[Candidate, Tree]:
         """Start one, and wait until its child runs."""
@@ -100,8 +102,8 @@ class Kind:
 
     def forget(self) -> None:
         """Delete the Lease, if there is one, so that the next finds none."""
-        if self.rally.plane.lease(self.rally.namespace, "x") is not None:
-            self.rally.delete()
+        if self.candidates.plane.lease(self.candidates.namespace, "x") is not None:
+            self.candidates.delete()
 
 
 def starts(kinds: Sequence[Kind], rounds: int) -> dict[str, list[float]]:
@@ -131,14 +133,14 @@ def handovers(kinds: Sequence[Kind], rounds: int) -> dict[str, list[float]]:
             leader, tree = leaders[kind.name]
             standby = kind.start()
             standby.wait_event("campaigning", timeout_s=60)
-            kind.rally.wait_successor_named(standby.identity)
+            kind.candidates.wait_successor_named(standby.identity)
             let_pass(random.uniform(0, RETRY_S))  # at any phase of its renewals
             guardian, asked_ns = leader.guardian, now_ns()
             os.kill(guardian, signal.SIGTERM)
             successor = kind.witness.wait_successor(tree, timeout_s=60)
             took[kind.name].append(round((successor.started_ns - asked_ns) / 1e6, 1))
             leader.wait()
-            kind.rally.assert_exclusive()
+            kind.candidates.assert_exclusive()
             leaders[kind.name] = (standby, successor)
     for name, values in took.items():
         print(row(f"{name}: SIGTERM -> next child runs", values, "ms"), flush=True)
@@ -206,14 +208,14 @@ def _kinds(
         witness = stack.enter_context(Witness())
         namespace = plane.create_namespace()
         if name == "host":
-            rally = KubeRally(witness, place, plane, namespace)
+            candidates = KubeCandidates(witness, place, plane, namespace)
         else:
             image = storage.slim() if name == "slim" else storage.busybox()
-            rally = ContainerRally(witness, place, plane, namespace, image)
-        rally.timing = TIMING
-        found[name] = Kind(name, witness, stack.enter_context(rally), child, volume)
-    carrier = found["bundle"].rally
-    assert isinstance(carrier, ContainerRally)
+            candidates = ContainerCandidates(witness, place, plane, namespace, image)
+        candidates.timing = TIMING
+        found[name] = Kind(name, witness, stack.enter_context(candidates), child, volume)
+    carrier = found["bundle"].candidates
+    assert isinstance(carrier, ContainerCandidates)
     mount = Mount(SHARED, volume, writable=True)
     carrier.place("init", image=storage.bundle(), mounts=[mount])
     assert carrier.container("init", "install", SHARED).start().wait(120) == 0

@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tests.benchmarks.record import let_pass, row, save, surroundings
 from tests.benchmarks.teams import MAKES, RETRY_S, TIMING, Death, Team, in_turn
-from tests.support.candidates import puppet_command
+from tests.support.candidate import child_command
 from tests.support.controlplane import ControlPlane, service_account_user
-from tests.support.kube_rally import KubeRally
+from tests.support.kube_candidates import KubeCandidates
 from tests.support.wait import wait_until
 from tests.support.witness import Witness, now_ns
 
@@ -135,33 +135,33 @@ def record(plane: ControlPlane, directory: Path) -> dict[str, float]:
     directory.mkdir()
     with (
         Witness() as witness,
-        KubeRally(witness, directory, plane, plane.create_namespace()) as rally,
+        KubeCandidates(witness, directory, plane, plane.create_namespace()) as candidates,
     ):
-        rally.timing = TIMING
-        child = puppet_command("--drain", str(_DRAIN_S))
-        rally.start("a", child=child)
-        (tree,) = rally.witness.wait_running(1, timeout_s=30)
-        rally.start("b", child=child).wait_event("campaigning")
+        candidates.timing = TIMING
+        child = child_command("--drain", str(_DRAIN_S))
+        candidates.start("a", child=child)
+        (tree,) = candidates.witness.wait_running(1, timeout_s=30)
+        candidates.start("b", child=child).wait_event("campaigning")
         recordings: list[dict[str, float]] = []
         for number in range(_TRIES):
-            standby = rally.candidates["b" if tree.candidate == "a" else "a"]
-            rally.wait_successor_named(standby.identity)
-            renewed = rally.spec["renewTime"]
+            standby = candidates.by_name["b" if tree.candidate == "a" else "a"]
+            candidates.wait_successor_named(standby.identity)
+            renewed = candidates.spec["renewTime"]
             wait_until(
-                lambda renewed=renewed: rally.spec["renewTime"] != renewed,  # type: ignore[misc]
+                lambda renewed=renewed: candidates.spec["renewTime"] != renewed,  # type: ignore[misc]
                 timeout_s=20,
                 what="a renewal, so that the next one is far",
             )
-            leader = rally.leader(tree)
+            leader = candidates.leader(tree)
             end = Death(leader.guardian)
             asked_s, asked_ns = time.time(), now_ns()
             os.kill(end.pid, signal.SIGTERM)
             successor = witness.wait_successor(tree, timeout_s=30)
             ended_s = end.wait_s()
             leader.process.wait()
-            writes_s = _writes(rally, asked_s)
+            writes_s = _writes(candidates, asked_s)
             told = [note for note in witness.notes() if note.text == "signal TERM"]
-            rally.assert_exclusive()
+            candidates.assert_exclusive()
             if len(writes_s) == 2 and len(told) == number + 1:
                 stamps = {
                     "told": (told[-1].at_ns - asked_ns) / 1e6,
@@ -183,12 +183,12 @@ def record(plane: ControlPlane, directory: Path) -> dict[str, float]:
     raise AssertionError("no handover could be recorded without anything beside it")
 
 
-def _writes(rally: KubeRally, since_s: float) -> list[float]:
+def _writes(candidates: KubeCandidates, since_s: float) -> list[float]:
     """Return when the API server received what was written since: the release, the acquisition."""
-    user = service_account_user(rally.namespace, rally.account)
+    user = service_account_user(candidates.namespace, candidates.account)
 
     def writes() -> list[float]:
-        requests = rally.plane.requests(rally.namespace, "x")
+        requests = candidates.plane.requests(candidates.namespace, "x")
         return [
             request.timestamp
             for request in requests

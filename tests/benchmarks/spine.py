@@ -26,7 +26,7 @@ from tests.support.controlplane import ControlPlane, service_account_user
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.support.candidates import Candidate
+    from tests.support.candidate import Candidate
 
 _SETTLE_S = 5  # whoever was started last has imported all that it will
 

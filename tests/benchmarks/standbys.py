@@ -28,7 +28,7 @@ import psutil
 
 from tests.benchmarks.record import let_pass, save, surroundings
 from tests.measured import IDLE, POLLERS, WATCHES, over_idle
-from tests.support.candidates import ROOT
+from tests.support.candidate import ROOT
 from tests.support.controlplane import ControlPlane
 from tests.support.field import Field
 from tests.support.rivals import program

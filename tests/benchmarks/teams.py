@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tests.measured import AWAIT, CLIENT_GO, OURS
-from tests.support.candidates import Candidate, in_pid_namespace, name_of, stop
+from tests.support.candidate import Candidate, in_pid_namespace, name_of, stop
 from tests.support.controlplane import lease_path
 from tests.support.field import CHILD, Field
-from tests.support.kube_rally import KubeRally
+from tests.support.kube_candidates import KubeCandidates
 from tests.support.peers import Peers
 from tests.support.rivals import Rival, Rivals
 from tests.support.wait import wait_until
@@ -55,11 +55,11 @@ class PeerField(Field):
     def __init__(self, plane: ControlPlane, directory: Path, make: str) -> None:
         super().__init__(plane, directory)
         # Nobody connects to this witness: it only names the candidates.
-        rally = KubeRally(Witness(directory / "nobody"), directory, plane, self.namespace)
-        rally.timing, rally.lease_s = TIMING, LEASE_S
+        candidates = KubeCandidates(Witness(directory / "nobody"), directory, plane, self.namespace)
+        candidates.timing, candidates.lease_s = TIMING, LEASE_S
         self._make = make
-        self._rivals = Rivals(rally) if make == CLIENT_GO else None
-        self._peers = Peers(rally) if make != CLIENT_GO else None
+        self._rivals = Rivals(candidates) if make == CLIENT_GO else None
+        self._peers = Peers(candidates) if make != CLIENT_GO else None
 
     def candidate(
         self,

@@ -9,7 +9,7 @@ import pytest
 
 from tests.kube.conftest import control_plane, namespace  # noqa: F401 - fixtures of this lane too
 from tests.support.containers import (
-    ContainerRally,
+    ContainerCandidates,
     Image,
     Mount,
     Storage,
@@ -44,15 +44,15 @@ def slim(storage: Storage) -> Image:
 
 
 @pytest.fixture
-def rally(
+def candidates(
     slim: Image,
     control_plane: ControlPlane,  # noqa: F811
     namespace: str,  # noqa: F811
     witness: Witness,
     tmp_path: Path,
-) -> Iterator[ContainerRally]:
+) -> Iterator[ContainerCandidates]:
     """Containers of the image, on a Lease in the test's own namespace, with no shell in them."""
-    with ContainerRally(witness, tmp_path, control_plane, namespace, slim) as candidates:
+    with ContainerCandidates(witness, tmp_path, control_plane, namespace, slim) as candidates:
         candidates.mounts = [Mount(f"/usr/bin/{name}", Path("/dev/null")) for name in SHELLS]
         yield candidates
 

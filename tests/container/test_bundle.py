@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.support.candidates import ROOT
-from tests.support.containers import CHILD, SHARED, USER, ContainerRally, Mount
+from tests.support.candidate import ROOT
+from tests.support.containers import CHILD, SHARED, USER, ContainerCandidates, Mount
 from tests.support.controlplane import GoProgram, Unavailable
 from tests.support.required import missing
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LONG: Final = ("--lease-duration=90s", "--renew-deadline=60s", "--retry-period=1s")
 
 
-class Injected(ContainerRally):
+class Injected(ContainerCandidates):
     """Candidates whose pods have a volume, into which an init container puts the bundle."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Injected(ContainerRally):
 
 
 @pytest.fixture
-def rally(
+def candidates(
     storage: Storage, control_plane: ControlPlane, namespace: str, witness: Witness, tmp_path: Path
 ) -> Iterator[Injected]:
     """Containers without Python, on a Lease in the test's own namespace."""
@@ -90,52 +90,52 @@ def rally(
 
 
 @pytest.mark.slow
-def test_an_init_container_brings_leaderexec_to_any_image(rally: Injected) -> None:
+def test_an_init_container_brings_leaderexec_to_any_image(candidates: Injected) -> None:
     """Where there is nothing but a busybox an installed leaderexec leads, and hands over."""
-    rally.timing = LONG
-    volumes = [rally.volume(name) for name in "ab"]
+    candidates.timing = LONG
+    volumes = [candidates.volume(name) for name in "ab"]
     for name, volume in zip("ab", volumes, strict=True):
-        rally.install(f"init-{name}", volume)
-    leader = rally.inject("a", volumes[0])
-    (tree,) = rally.witness.wait_running(1, "a", timeout_s=60)
+        candidates.install(f"init-{name}", volume)
+    leader = candidates.inject("a", volumes[0])
+    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=60)
     assert leader.init == leader.guardian, "the launcher, the loader and Python are one process"
     (child,) = tree.processes
     assert child.uid == USER
-    rally.inject("b", volumes[1]).wait_event(f"leader is {leader.identity}", timeout_s=60)
+    candidates.inject("b", volumes[1]).wait_event(f"leader is {leader.identity}", timeout_s=60)
     leader.terminate()
-    assert rally.witness.wait_successor(tree, timeout_s=60).candidate == "b"
+    assert candidates.witness.wait_successor(tree, timeout_s=60).candidate == "b"
     assert leader.wait() == 0, "the child's own code"
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
 @pytest.mark.slow
-def test_a_killed_container_finds_its_lease_and_its_bundle_again(rally: Injected) -> None:
+def test_a_killed_container_finds_its_lease_and_its_bundle_again(candidates: Injected) -> None:
     """A container that is started again in its slot leads again, by the same bundle."""
-    rally.timing = LONG
-    volume = rally.volume("a")
-    rally.install("init", volume)
-    leader = rally.inject("a", volume)
-    (tree,) = rally.witness.wait_running(1, "a", timeout_s=60)
+    candidates.timing = LONG
+    volume = candidates.volume("a")
+    candidates.install("init", volume)
+    leader = candidates.inject("a", volume)
+    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=60)
     leader.runtime_kill("KILL")
     assert leader.wait() == 137
-    rally.witness.wait_ended(tree)
-    rally.pods["server-again"] = leader.pod
-    again = rally.inject("again", volume)
-    successor = rally.witness.wait_successor(tree, timeout_s=60)
+    candidates.witness.wait_ended(tree)
+    candidates.pods["server-again"] = leader.pod
+    again = candidates.inject("again", volume)
+    successor = candidates.witness.wait_successor(tree, timeout_s=60)
     assert (successor.candidate, again.identity) == ("again", leader.identity)
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
 @pytest.mark.slow
-def test_installing_again_beside_a_running_one(rally: Injected) -> None:
+def test_installing_again_beside_a_running_one(candidates: Injected) -> None:
     """A second init container, of a pod that is started anew, does not disturb what runs."""
-    rally.timing = LONG
-    volume = rally.volume("a")
-    rally.install("init", volume)
-    leader = rally.inject("a", volume)
-    (tree,) = rally.witness.wait_running(1, "a", timeout_s=60)
-    rally.install("init-again", volume)
+    candidates.timing = LONG
+    volume = candidates.volume("a")
+    candidates.install("init", volume)
+    leader = candidates.inject("a", volume)
+    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=60)
+    candidates.install("init-again", volume)
     leader.terminate()
     assert leader.wait() == 0
-    assert rally.witness.wait_ended(tree)
-    rally.assert_exclusive()
+    assert candidates.witness.wait_ended(tree)
+    candidates.assert_exclusive()

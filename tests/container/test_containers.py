@@ -15,16 +15,16 @@ import pytest
 import yaml
 
 from tests.container.conftest import SHELLS
-from tests.support.candidates import FAST, FAST_LEASE_S, ROOT
+from tests.support.candidate import FAST, FAST_LEASE_S, ROOT
 from tests.support.cgroup import MemoryGroup, NoCgroup
-from tests.support.containers import USER, Container, Mount, puppet_command
+from tests.support.containers import USER, Container, Mount, child_command
 from tests.support.required import missing
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.containers import ContainerRally
+    from tests.support.containers import ContainerCandidates
     from tests.support.witness import Tree
 
 #: So long that nobody who takes the lock in time has waited for its end.
@@ -33,10 +33,10 @@ LONG: Final = ("--lease-duration=90s", "--renew-deadline=60s", "--retry-period=1
 LIMIT_MIB: Final = 256
 
 
-def start_leader(rally: ContainerRally, name: str = "a") -> tuple[Container, Tree]:
+def start_leader(candidates: ContainerCandidates, name: str = "a") -> tuple[Container, Tree]:
     """Start a container and wait until its child runs."""
-    candidate = rally.start(name)
-    (tree,) = rally.witness.wait_running(1, name, timeout_s=40)
+    candidate = candidates.start(name)
+    (tree,) = candidates.witness.wait_running(1, name, timeout_s=40)
     assert isinstance(candidate, Container)
     return candidate, tree
 
@@ -54,9 +54,9 @@ def root_of(pid: int) -> str:
     return options
 
 
-def test_a_container_is_as_strict_as_a_pod_can_be(rally: ContainerRally) -> None:
+def test_a_container_is_as_strict_as_a_pod_can_be(candidates: ContainerCandidates) -> None:
     """Guardian, elector, keeper and child run as nobody, with no right at all, and no shell."""
-    leader, tree = start_leader(rally)
+    leader, tree = start_leader(candidates)
     assert leader.init == leader.guardian, "leaderexec is the container's first process"
     (child,) = tree.processes
     for pid in (leader.guardian, leader.elector, leader.keeper, child.pid):
@@ -72,109 +72,113 @@ def test_a_container_is_as_strict_as_a_pod_can_be(rally: ContainerRally) -> None
         assert stat.S_ISCHR(covered.st_mode), "it cannot be executed"
 
 
-def test_a_stopped_container_hands_over(rally: ContainerRally) -> None:
+def test_a_stopped_container_hands_over(candidates: ContainerCandidates) -> None:
     """Asked to stop by the runtime, a container gives the lock back, and the next one leads."""
-    rally.timing = LONG
-    leader, tree = start_leader(rally)
-    standby = rally.start_standby("b")
+    candidates.timing = LONG
+    leader, tree = start_leader(candidates)
+    standby = candidates.start_standby("b")
     standby.wait_event(f"leader is {leader.identity}", timeout_s=40)
     leader.terminate()
-    successor = rally.witness.wait_successor(tree, timeout_s=40)
+    successor = candidates.witness.wait_successor(tree, timeout_s=40)
     assert successor.candidate == "b"
     assert leader.wait() == 143
-    rally.witness.wait_note("signal TERM", "a")
-    rally.assert_exclusive()
+    candidates.witness.wait_note("signal TERM", "a")
+    candidates.assert_exclusive()
     standby.terminate()
     assert standby.wait() == 143
-    assert rally.spec["holderIdentity"] == ""
+    assert candidates.spec["holderIdentity"] == ""
 
 
-def test_a_whole_tree_is_dead_before_the_next_one(rally: ContainerRally) -> None:
+def test_a_whole_tree_is_dead_before_the_next_one(candidates: ContainerCandidates) -> None:
     """Daemons that ignore every signal are killed and reaped before another container leads."""
-    rally.timing = LONG
-    stubborn = puppet_command("--spawn", "daemon+ignore*3", "--drain", "0.5")
-    leader = rally.start("a", "--stop-timeout=2s", child=stubborn)
-    (tree,) = rally.witness.wait_running(1, timeout_s=40)
-    rally.witness.wait_note("ready", "a")
+    candidates.timing = LONG
+    stubborn = child_command("--spawn", "daemon+ignore*3", "--drain", "0.5")
+    leader = candidates.start("a", "--stop-timeout=2s", child=stubborn)
+    (tree,) = candidates.witness.wait_running(1, timeout_s=40)
+    candidates.witness.wait_note("ready", "a")
     assert len(tree.processes) == 4
-    rally.start_standby("b")
+    candidates.start_standby("b")
     leader.terminate()
-    assert rally.witness.wait_successor(tree, timeout_s=40).candidate == "b"
+    assert candidates.witness.wait_successor(tree, timeout_s=40).candidate == "b"
     assert tree.ended_ns
     assert leader.wait() == 0, "the child ended by itself once it was asked to"
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
-def test_a_killed_container_takes_its_lease_back_in_its_slot(rally: ContainerRally) -> None:
+def test_a_killed_container_takes_its_lease_back_in_its_slot(
+    candidates: ContainerCandidates,
+) -> None:
     """Killed with all that is in it, and started again in its slot, a container leads again."""
-    rally.timing = LONG
-    leader, tree = start_leader(rally)
+    candidates.timing = LONG
+    leader, tree = start_leader(candidates)
     pod = leader.pod
     assert leader.identity == f"{pod.name}_leaderexec-{pod.uid}-server"
-    rally.start_standby("b").wait_event(f"leader is {leader.identity}", timeout_s=40)
+    candidates.start_standby("b").wait_event(f"leader is {leader.identity}", timeout_s=40)
     leader.runtime_kill("KILL")
     assert leader.wait() == 137
-    rally.witness.wait_ended(tree)
-    take_back(rally, leader, tree)
+    candidates.witness.wait_ended(tree)
+    take_back(candidates, leader, tree)
 
 
-def take_back(rally: ContainerRally, leader: Container, tree: Tree) -> None:
+def take_back(candidates: ContainerCandidates, leader: Container, tree: Tree) -> None:
     """Start another container in the slot of a dead one, and see it lead at once, and not `b`."""
-    transitions = rally.spec["leaseTransitions"]
-    rally.place("again", pod=leader.pod.name)
-    again = rally.start("again")
-    successor = rally.witness.wait_successor(tree, timeout_s=40)
+    transitions = candidates.spec["leaseTransitions"]
+    candidates.place("again", pod=leader.pod.name)
+    again = candidates.start("again")
+    successor = candidates.witness.wait_successor(tree, timeout_s=40)
     assert (successor.candidate, again.identity) == ("again", leader.identity)
     assert int(successor.run) > int(tree.run), "another leadership has another token"
-    assert rally.spec["leaseTransitions"] == transitions, "the holder is the same"
-    rally.assert_exclusive()
+    assert candidates.spec["leaseTransitions"] == transitions, "the holder is the same"
+    candidates.assert_exclusive()
 
 
-def test_a_killed_container_that_stays_away_is_succeeded(rally: ContainerRally) -> None:
+def test_a_killed_container_that_stays_away_is_succeeded(candidates: ContainerCandidates) -> None:
     """When nothing is started in a dead container's slot, the next leads when its lease is over."""
-    rally.timing = FAST
-    leader, tree = start_leader(rally)
-    rally.start_standby("b").wait_event(f"leader is {leader.identity}", timeout_s=40)
+    candidates.timing = FAST
+    leader, tree = start_leader(candidates)
+    candidates.start_standby("b").wait_event(f"leader is {leader.identity}", timeout_s=40)
     leader.runtime_kill("KILL")
-    dead_ns = rally.witness.wait_ended(tree)
-    successor = rally.witness.wait_successor(tree, timeout_s=FAST_LEASE_S + 40)
+    dead_ns = candidates.witness.wait_ended(tree)
+    successor = candidates.witness.wait_successor(tree, timeout_s=FAST_LEASE_S + 40)
     assert successor.candidate == "b"
     assert successor.started_ns > dead_ns
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
-def test_an_init_container_waits_for_a_leader(rally: ContainerRally) -> None:
+def test_an_init_container_waits_for_a_leader(candidates: ContainerCandidates) -> None:
     """Waiting ends with 0 when a container leads, and not before; it never stands in the lock."""
-    rally.place("waiter", pod="client")
-    waiter = rally.container("waiter", *rally.lock, "--wait-for-leader", "--timeout=120s")
+    candidates.place("waiter", pod="client")
+    waiter = candidates.container("waiter", *candidates.lock, "--wait-for-leader", "--timeout=120s")
     waiter.start()
-    wait_until(lambda: rally.plane.requests(rally.namespace, "x"), timeout_s=40, what="it looks")
+    wait_until(
+        lambda: candidates.plane.requests(candidates.namespace, "x"), timeout_s=40, what="it looks"
+    )
     assert waiter.process.poll() is None
-    leader, _ = start_leader(rally)
+    leader, _ = start_leader(candidates)
     assert waiter.wait(60) == 0, waiter.log
-    assert rally.spec["holderIdentity"] == leader.identity
+    assert candidates.spec["holderIdentity"] == leader.identity
 
 
-def test_containers_that_share_a_volume(rally: ContainerRally) -> None:
+def test_containers_that_share_a_volume(candidates: ContainerCandidates) -> None:
     """With the lock and the volume of the compose example, containers of one machine take turns."""
     composed = yaml.safe_load((ROOT / "examples" / "compose.yaml").read_text())
     server = composed["services"]["server"]
-    volume = rally.directory / "lock"
+    volume = candidates.directory / "lock"
     volume.mkdir(mode=0o700)
     os.chown(volume, USER, USER)
     (place,) = [each.partition(":")[2] for each in server["volumes"]]
     *lock, dashes = server["entrypoint"][1:]
     assert dashes == "--"
-    rally.lock, rally.timing = lock, LONG
+    candidates.lock, candidates.timing = lock, LONG
     for name in "ab":
-        rally.place(name, mounts=[Mount(place, volume, writable=True)])
-    leader, tree = start_leader(rally)
-    rally.start_standby("b").wait_event(f"leader is {leader.identity}", timeout_s=40)
+        candidates.place(name, mounts=[Mount(place, volume, writable=True)])
+    leader, tree = start_leader(candidates)
+    candidates.start_standby("b").wait_event(f"leader is {leader.identity}", timeout_s=40)
     leader.terminate()
-    assert rally.witness.wait_successor(tree, timeout_s=40).candidate == "b"
+    assert candidates.witness.wait_successor(tree, timeout_s=40).candidate == "b"
     assert leader.wait() == 143
-    rally.assert_exclusive()
-    assert not rally.plane.requests(rally.namespace, "x")
+    candidates.assert_exclusive()
+    assert not candidates.plane.requests(candidates.namespace, "x")
 
 
 # --- out of memory ---------------------------------------------------------------------------
@@ -190,35 +194,37 @@ def memory() -> Iterator[MemoryGroup]:
         missing("cgroup with limited memory", reason)
 
 
-def test_a_child_killed_for_its_memory(rally: ContainerRally, memory: MemoryGroup) -> None:
+def test_a_child_killed_for_its_memory(
+    candidates: ContainerCandidates, memory: MemoryGroup
+) -> None:
     """When the kernel kills the child for its memory the lock is given back, and the next leads."""
-    rally.timing = LONG
-    rally.place("a", group=memory)
-    leader = rally.make("a", child=puppet_command("--eat", str(2 * LIMIT_MIB)))
-    standby = rally.make("b")
+    candidates.timing = LONG
+    candidates.place("a", group=memory)
+    leader = candidates.make("a", child=child_command("--eat", str(2 * LIMIT_MIB)))
+    standby = candidates.make("b")
     leader.start()
     leader.wait_event("became leader", timeout_s=40)
     standby.start()
     wait_until(lambda: memory.oom_kills == 1, timeout_s=60, what="the child is killed")
-    rally.witness.wait_running(1, "b", timeout_s=40)
+    candidates.witness.wait_running(1, "b", timeout_s=40)
     assert leader.wait() == 137
     assert memory.oom_kills == 1, "nothing else had to die"
     assert not leader.events("lease lost")
-    (tree,) = rally.witness.trees("a")
+    (tree,) = candidates.witness.trees("a")
     assert tree.started_ns
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
 def test_a_container_killed_for_its_memory_comes_back(
-    rally: ContainerRally, memory: MemoryGroup
+    candidates: ContainerCandidates, memory: MemoryGroup
 ) -> None:
     """When the kernel kills all of a container for its memory, the next in its slot leads."""
-    rally.timing = LONG
-    rally.place("a", group=memory)
-    leader, tree = start_leader(rally)
+    candidates.timing = LONG
+    candidates.place("a", group=memory)
+    leader, tree = start_leader(candidates)
     assert set(leader.everything()) - {leader.process.pid} <= set(memory.pids)
-    rally.start_standby("b").wait_event(f"leader is {leader.identity}", timeout_s=40)
+    candidates.start_standby("b").wait_event(f"leader is {leader.identity}", timeout_s=40)
     memory.oom_kill_all()
     assert leader.wait() == 137
-    rally.witness.wait_ended(tree)
-    take_back(rally, leader, tree)
+    candidates.witness.wait_ended(tree)
+    take_back(candidates, leader, tree)

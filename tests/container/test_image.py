@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from leaderexec import __version__
-from tests.support.containers import EPOCH, PATH, USER, Mount, puppet_command
+from tests.support.containers import EPOCH, PATH, USER, Mount, child_command
 from tests.support.controlplane import HOST, free_port
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from tests.support.containers import ContainerRally, Image, Storage
+    from tests.support.containers import ContainerCandidates, Image, Storage
 
 HOME: Final = Path("opt/leaderexec")
 LINK: Final = Path("usr/local/bin/leaderexec")
@@ -96,21 +96,23 @@ def test_what_has_another_name_stays_unpacked(storage: Storage) -> None:
     assert (image.root / "bin" / "busybox").is_file()
 
 
-def test_it_leads_by_a_kubeconfig_too(rally: ContainerRally) -> None:
+def test_it_leads_by_a_kubeconfig_too(candidates: ContainerCandidates) -> None:
     """The part of the package that needs all of its models works, though there is no /tmp."""
-    kubeconfig = rally.plane.kubeconfig_for(rally.token_path.read_text(), namespace=rally.namespace)
+    kubeconfig = candidates.plane.kubeconfig_for(
+        candidates.token_path.read_text(), namespace=candidates.namespace
+    )
     kubeconfig.chmod(0o644)
-    rally.place("a", mounts=[Mount(KUBECONFIG, kubeconfig)])
-    leader = rally.start("a", f"--kubeconfig={KUBECONFIG}")
-    rally.witness.wait_running(1, "a", timeout_s=60)
+    candidates.place("a", mounts=[Mount(KUBECONFIG, kubeconfig)])
+    leader = candidates.start("a", f"--kubeconfig={KUBECONFIG}")
+    candidates.witness.wait_running(1, "a", timeout_s=60)
     leader.terminate()
     assert leader.wait() == 143
 
 
-def test_it_serves_with_nothing_to_write_to(rally: ContainerRally) -> None:
+def test_it_serves_with_nothing_to_write_to(candidates: ContainerCandidates) -> None:
     """HTTP and metrics work on a read-only root."""
-    leader = rally.start("a", "--http=127.0.0.1:0")
-    rally.witness.wait_running(1, "a", timeout_s=40)
+    leader = candidates.start("a", "--http=127.0.0.1:0")
+    candidates.witness.wait_running(1, "a", timeout_s=40)
     port = leader.port
 
     def page(path: str) -> str:
@@ -124,22 +126,22 @@ def test_it_serves_with_nothing_to_write_to(rally: ContainerRally) -> None:
     assert "leader" in page("/metrics")
 
 
-def test_variables_of_the_child_s_python_are_the_child_s(rally: ContainerRally) -> None:
+def test_variables_of_the_child_s_python_are_the_child_s(candidates: ContainerCandidates) -> None:
     """A PYTHONPATH or PYTHONHOME in a container reaches the child, and means nothing to us."""
     given = {"PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere", "PYTHONSAFEPATH": "1"}
-    rally.start("a", child=puppet_command("--env-note"), env=given)
-    environ = rally.witness.wait_note("env", "a", timeout_s=40).data["env"]
+    candidates.start("a", child=child_command("--env-note"), env=given)
+    environ = candidates.witness.wait_note("env", "a", timeout_s=40).data["env"]
     assert {name: environ[name] for name in given} == given
     assert not any(name.startswith("VIRTUAL_ENV") for name in environ)
     assert environ["PATH"] == PATH
 
 
-def test_an_image_that_is_made_of_it(storage: Storage, rally: ContainerRally) -> None:
+def test_an_image_that_is_made_of_it(storage: Storage, candidates: ContainerCandidates) -> None:
     """The example's image runs its server when it leads, with nothing told to it."""
-    rally.plane.grant(rally.namespace, rally.account, "my-app")
-    rally.place("a", image=storage.example(rally.image))
+    candidates.plane.grant(candidates.namespace, candidates.account, "my-app")
+    candidates.place("a", image=storage.example(candidates.image))
     port = free_port()
-    leader = rally.container("a", "python3", "/app/server.py", f"--listen={HOST}:{port}")
+    leader = candidates.container("a", "python3", "/app/server.py", f"--listen={HOST}:{port}")
     leader.start()
 
     def answer() -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.controlplane import ControlPlane, Unavailable, ensure_binaries
-from tests.support.kube_rally import KubeRally
+from tests.support.kube_candidates import KubeCandidates
 from tests.support.required import missing
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
 
 
 @pytest.fixture
-def rally(
+def candidates(
     control_plane: ControlPlane, namespace: str, witness: Witness, tmp_path: Path
-) -> Iterator[KubeRally]:
+) -> Iterator[KubeCandidates]:
     """Candidates on a Lease in the test's own namespace."""
-    with KubeRally(witness, tmp_path, control_plane, namespace) as candidates:
+    with KubeCandidates(witness, tmp_path, control_plane, namespace) as candidates:
         yield candidates

@@ -21,15 +21,15 @@ import pytest
 import yaml
 
 from tests.support.bundle import Bundled, bundle
-from tests.support.candidates import in_cluster, puppet_command
+from tests.support.candidate import child_command, in_cluster
+from tests.support.candidates import Candidates
 from tests.support.plugin import ExecPlugin
-from tests.support.rally import Rally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.candidates import Candidate
-    from tests.support.kube_rally import KubeRally
+    from tests.support.candidate import Candidate
+    from tests.support.kube_candidates import KubeCandidates
 
 _ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 BOUND_S = 60
@@ -42,7 +42,7 @@ GIVEN = {
 }
 
 
-def bundled(rally: KubeRally, candidate: Candidate) -> Bundled:
+def bundled(candidates: KubeCandidates, candidate: Candidate) -> Bundled:
     """Let a candidate that is not started be the bundle."""
     changed = Bundled(
         candidate.name,
@@ -53,7 +53,7 @@ def bundled(rally: KubeRally, candidate: Candidate) -> Bundled:
         wrapper=candidate.wrapper,
     )
     changed.program = str(bundle() / "leaderexec")
-    rally.candidates[candidate.name] = changed
+    candidates.by_name[candidate.name] = changed
     return changed
 
 
@@ -63,55 +63,57 @@ def kubeconfig_of(candidate: Candidate) -> Path:
     return Path(option.partition("=")[2])
 
 
-def assert_leads_and_releases(rally: KubeRally, candidate: Bundled) -> None:
+def assert_leads_and_releases(candidates: KubeCandidates, candidate: Bundled) -> None:
     """Start it, see its tree run, end it, and see the Lease given back."""
     candidate.start()
-    (tree,) = rally.witness.wait_running(1, candidate.name, timeout_s=BOUND_S)
-    assert rally.spec["holderIdentity"] == candidate.identity
+    (tree,) = candidates.witness.wait_running(1, candidate.name, timeout_s=BOUND_S)
+    assert candidates.spec["holderIdentity"] == candidate.identity
     candidate.terminate()
     assert candidate.wait(BOUND_S) == 143
-    rally.witness.wait_ended(tree)
-    assert rally.spec["holderIdentity"] == ""
+    candidates.witness.wait_ended(tree)
+    assert candidates.spec["holderIdentity"] == ""
 
 
-def test_a_token_in_a_kubeconfig(rally: KubeRally) -> None:
+def test_a_token_in_a_kubeconfig(candidates: KubeCandidates) -> None:
     """A kubeconfig is read, and a Lease held and given back."""
-    assert_leads_and_releases(rally, bundled(rally, rally.make("a")))
+    assert_leads_and_releases(candidates, bundled(candidates, candidates.make("a")))
 
 
 @_ROOT_ONLY
-def test_in_a_pod_a_standby_takes_over(rally: KubeRally) -> None:
+def test_in_a_pod_a_standby_takes_over(candidates: KubeCandidates) -> None:
     """With a service account's token, a watch tells it of a release; models are never loaded."""
-    leader, tree = rally.start_leader("a")
-    secrets = rally.plane.incluster(
-        rally.directory / "secrets", rally.token_path.read_text(), rally.namespace
+    leader, tree = candidates.start_leader("a")
+    secrets = candidates.plane.incluster(
+        candidates.directory / "secrets", candidates.token_path.read_text(), candidates.namespace
     )
     address = {
         "KUBERNETES_SERVICE_HOST": "127.0.0.1",
-        "KUBERNETES_SERVICE_PORT": str(rally.plane.port),
+        "KUBERNETES_SERVICE_PORT": str(candidates.plane.port),
     }
-    standby = bundled(rally, Rally.make(rally, "b", env=address, wrapper=in_cluster(secrets)))
+    standby = bundled(
+        candidates, Candidates.make(candidates, "b", env=address, wrapper=in_cluster(secrets))
+    )
     standby.start().wait_event(f"leader is {leader.identity}", timeout_s=BOUND_S)
     maps = Path(f"/proc/{standby.elector}/maps").read_text()
     assert "libssl" in maps, "it has talked to the server"
     assert "pydantic" not in maps, "the whole package was imported"
     leader.terminate()
-    successor = rally.witness.wait_successor(tree, timeout_s=BOUND_S)
+    successor = candidates.witness.wait_successor(tree, timeout_s=BOUND_S)
     assert successor.candidate == "b"
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
-def test_a_credential_plugin_gets_the_environment_as_it_was(rally: KubeRally) -> None:
+def test_a_credential_plugin_gets_the_environment_as_it_was(candidates: KubeCandidates) -> None:
     """A plugin is a foreign program: what we need of our own would break it."""
-    candidate = rally.make("a", env=GIVEN, child=["env", "-u", "PYTHONHOME", *puppet_command()])
-    with ExecPlugin(rally.directory, rally.token_path) as plugin:
+    candidate = candidates.make("a", env=GIVEN, child=["env", "-u", "PYTHONHOME", *child_command()])
+    with ExecPlugin(candidates.directory, candidates.token_path) as plugin:
         plugin.write_into(kubeconfig_of(candidate))
-        said = rally.directory / "environ"
+        said = candidates.directory / "environ"
         real = plugin.command.with_name("real")
         plugin.command.rename(real)
         plugin.command.write_text(f"#!/bin/sh\ncat /proc/$$/environ > {said}\nexec {real}\n")
         plugin.command.chmod(0o755)
-        assert_leads_and_releases(rally, bundled(rally, candidate))
+        assert_leads_and_releases(candidates, bundled(candidates, candidate))
         assert plugin.runs
     received = said.read_bytes().split(b"\0")
     assert {f"{name}={value}".encode() for name, value in GIVEN.items()} <= set(received)
@@ -119,7 +121,9 @@ def test_a_credential_plugin_gets_the_environment_as_it_was(rally: KubeRally) ->
 
 
 @pytest.fixture
-def issuer(rally: KubeRally, tmp_path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def issuer(
+    candidates: KubeCandidates, tmp_path: Path
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """An OpenID Connect issuer: its URL, and the refreshes that it was asked for.
 
     What it issues is a token that the API server accepts: that of the service account.
@@ -133,7 +137,7 @@ def issuer(rally: KubeRally, tmp_path: Path) -> Iterator[tuple[str, list[dict[st
         def do_POST(self) -> None:
             form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
             asked.append({**form, "authorization": self.headers["Authorization"]})
-            token = rally.token_path.read_text()
+            token = candidates.token_path.read_text()
             self._answer(
                 {"access_token": "a", "token_type": "Bearer", "id_token": token,
                  "refresh_token": "another"}
@@ -150,7 +154,7 @@ def issuer(rally: KubeRally, tmp_path: Path) -> Iterator[tuple[str, list[dict[st
         def log_message(self, *_: object) -> None:
             pass
 
-    cert, key = rally.plane.issue_serving_cert(tmp_path / "issuer")
+    cert, key = candidates.plane.issue_serving_cert(tmp_path / "issuer")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -166,11 +170,11 @@ def issuer(rally: KubeRally, tmp_path: Path) -> Iterator[tuple[str, list[dict[st
 
 
 def test_openid_connect_refreshes_a_token_that_is_past(
-    rally: KubeRally, issuer: tuple[str, list[dict[str, Any]]]
+    candidates: KubeCandidates, issuer: tuple[str, list[dict[str, Any]]]
 ) -> None:
     """The package's own client asks the issuer, with the parts of it that the bundle has."""
     url, asked = issuer
-    candidate = rally.make("a")
+    candidate = candidates.make("a")
     path = kubeconfig_of(candidate)
     config = yaml.safe_load(path.read_text())
     claims = json.dumps({"exp": int(time.time()) - 3600}).encode()
@@ -184,12 +188,12 @@ def test_openid_connect_refreshes_a_token_that_is_past(
                 "id-token": f"e30.{past}.e30",
                 "idp-issuer-url": url,
                 "idp-certificate-authority-data": base64.b64encode(
-                    rally.plane.ca.pem.encode()
+                    candidates.plane.ca.pem.encode()
                 ).decode(),
                 "refresh-token": "one",
             },
         }
     }
     path.write_text(yaml.safe_dump(config))
-    assert_leads_and_releases(rally, bundled(rally, candidate))
+    assert_leads_and_releases(candidates, bundled(candidates, candidate))
     assert asked[0]["refresh_token"] == ["one"]

@@ -20,17 +20,17 @@ import pytest
 import yaml
 
 from leaderexec import config
-from tests.support.candidates import ROOT, resume, stop
+from tests.support.candidate import ROOT, resume, stop
+from tests.support.candidates import Candidates
 from tests.support.controlplane import lease_path, service_account_user
-from tests.support.rally import Rally
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.support.candidates import Candidate
-    from tests.support.kube_rally import KubeRally
+    from tests.support.candidate import Candidate
+    from tests.support.kube_candidates import KubeCandidates
 
 MANIFESTS = sorted(set((ROOT / "examples").glob("*.yaml")) - {ROOT / "examples" / "compose.yaml"})
 WAITING = ROOT / "examples" / "waiting-pod.yaml"
@@ -52,11 +52,11 @@ def objects(path: Path) -> dict[str, Any]:
     return {item["kind"]: item for item in yaml.safe_load_all(path.read_text()) if item}
 
 
-def apply(rally: KubeRally, path: Path) -> tuple[str, dict[str, Any]]:
+def apply(candidates: KubeCandidates, path: Path) -> tuple[str, dict[str, Any]]:
     """Apply a manifest twice, and return its account and what its pods are made of."""
     for _ in range(2):
-        rally.plane.kubectl(
-            "apply", "--server-side", "-n", rally.namespace, "-f", "-", input=path.read_text()
+        candidates.plane.kubectl(
+            "apply", "--server-side", "-n", candidates.namespace, "-f", "-", input=path.read_text()
         )
     named = objects(path)
     account = named["ServiceAccount"]["metadata"]["name"]
@@ -74,75 +74,77 @@ def words_of(pod: dict[str, Any]) -> list[str]:
     ]
 
 
-def kubeconfig_of(rally: KubeRally, account: str) -> str:
+def kubeconfig_of(candidates: KubeCandidates, account: str) -> str:
     """Return the option with which a candidate has the rights of an account, and no others."""
-    token = rally.plane.token(rally.namespace, account)
-    return f"--kubeconfig={rally.plane.kubeconfig_for(token, namespace=rally.namespace)}"
+    token = candidates.plane.token(candidates.namespace, account)
+    return f"--kubeconfig={candidates.plane.kubeconfig_for(token, namespace=candidates.namespace)}"
 
 
 @pytest.mark.parametrize("path", CANDIDATES, ids=[path.stem for path in CANDIDATES])
-def test_a_manifest_applies_and_its_account_can_lead(rally: KubeRally, path: Path) -> None:
+def test_a_manifest_applies_and_its_account_can_lead(
+    candidates: KubeCandidates, path: Path
+) -> None:
     """Server-side apply takes it twice; its ServiceAccount campaigns in the election it names."""
-    account, pod = apply(rally, path)
+    account, pod = apply(candidates, path)
     (election,) = [word for word in words_of(pod) if word.startswith("--election=")]
-    lock = [election, kubeconfig_of(rally, account)]
+    lock = [election, kubeconfig_of(candidates, account)]
     for name in "ab":
-        Rally.make(rally, name, lock=lock).start()
-    (tree,) = rally.witness.wait_running(1, timeout_s=20)
-    rally.leader(tree).terminate()
-    successor = rally.witness.wait_successor(tree, timeout_s=20)
+        Candidates.make(candidates, name, lock=lock).start()
+    (tree,) = candidates.witness.wait_running(1, timeout_s=20)
+    candidates.leader(tree).terminate()
+    successor = candidates.witness.wait_successor(tree, timeout_s=20)
     assert successor.candidate != tree.candidate
     refusals = [
         e["event"]
-        for c in rally.candidates.values()
+        for c in candidates.by_name.values()
         for e in c.events()
         if "forbidden" in e["event"]
     ]
     assert not refusals, "the role has every right that is needed, watching among them"
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
-def test_a_pod_that_waits_for_a_leader(rally: KubeRally) -> None:
+def test_a_pod_that_waits_for_a_leader(candidates: KubeCandidates) -> None:
     """The account of the example may see who leads, and do nothing else; its words wait for it."""
-    account, pod = apply(rally, WAITING)
+    account, pod = apply(candidates, WAITING)
     (waiting,) = pod["initContainers"]
-    waiter = Rally.make(
-        rally, "w", child=(), lock=[*waiting["args"], kubeconfig_of(rally, account)]
+    waiter = Candidates.make(
+        candidates, "w", child=(), lock=[*waiting["args"], kubeconfig_of(candidates, account)]
     ).start()
-    user = service_account_user(rally.namespace, account)
+    user = service_account_user(candidates.namespace, account)
 
     def asked() -> bool:
-        requests = rally.plane.requests(rally.namespace, "my-app")
+        requests = candidates.plane.requests(candidates.namespace, "my-app")
         return any(request.user == user for request in requests)
 
     wait_until(asked, timeout_s=BOUND_S, what="it looks")
     assert waiter.process.poll() is None, "nobody leads"
-    leading, _ = apply(rally, ROOT / "examples" / "deployment.yaml")
-    lock = ["--election=my-app", kubeconfig_of(rally, leading)]
-    Rally.make(rally, "a", lock=lock).start()
+    leading, _ = apply(candidates, ROOT / "examples" / "deployment.yaml")
+    lock = ["--election=my-app", kubeconfig_of(candidates, leading)]
+    Candidates.make(candidates, "a", lock=lock).start()
     assert waiter.wait() == 0
     verbs = {
         request.verb
-        for request in rally.plane.requests(rally.namespace, "my-app")
+        for request in candidates.plane.requests(candidates.namespace, "my-app")
         if request.user == user
     }
     assert verbs == {"get"}
-    path = lease_path(rally.namespace, "my-app")
-    token = rally.plane.token(rally.namespace, account)
-    assert rally.plane.request("GET", path, token=token)[0] == 200
-    status, _ = rally.plane.request(
+    path = lease_path(candidates.namespace, "my-app")
+    token = candidates.plane.token(candidates.namespace, account)
+    assert candidates.plane.request("GET", path, token=token)[0] == 200
+    status, _ = candidates.plane.request(
         "PATCH", path, {"spec": {}}, "application/merge-patch+json", token=token
     )
     assert status == 403
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=[path.stem for path in MANIFESTS])
-def test_its_pods_may_run_where_pods_are_restricted(rally: KubeRally, path: Path) -> None:
+def test_its_pods_may_run_where_pods_are_restricted(candidates: KubeCandidates, path: Path) -> None:
     """A namespace that enforces the strictest of the Pod Security Standards takes its pods."""
     strict = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-    status, body = rally.plane.request(
+    status, body = candidates.plane.request(
         "PATCH",
-        f"/api/v1/namespaces/{rally.namespace}",
+        f"/api/v1/namespaces/{candidates.namespace}",
         strict,
         content_type="application/merge-patch+json",
     )
@@ -154,9 +156,9 @@ def test_its_pods_may_run_where_pods_are_restricted(rally: KubeRally, path: Path
     }
 
     def answer_to(pod: dict[str, Any]) -> int:
-        status, _ = rally.plane.request(
+        status, _ = candidates.plane.request(
             "POST",
-            f"/api/v1/namespaces/{rally.namespace}/pods?dryRun=All",
+            f"/api/v1/namespaces/{candidates.namespace}/pods?dryRun=All",
             {"metadata": {"name": "pod"}, "spec": pod},
         )
         return status
@@ -301,13 +303,13 @@ def read(connection: http.client.HTTPConnection) -> tuple[int, str]:
 class Pods:
     """Pairs of a sidecar and a program, as two containers of one pod."""
 
-    def __init__(self, rally: KubeRally, stack: contextlib.ExitStack) -> None:
-        self._rally = rally
+    def __init__(self, candidates: KubeCandidates, stack: contextlib.ExitStack) -> None:
+        self._candidates = candidates
         self._stack = stack
 
     def start_sidecar(self, name: str, pod: str, port: int = 0) -> Candidate:
         """Start the sidecar of a pod on a port, a free one if it is 0."""
-        sidecar = self._rally.start(
+        sidecar = self._candidates.start(
             name, f"--http=127.0.0.1:{port}", child=(), env={"POD_NAME": pod}
         )
         sidecar.wait_event("campaigning")
@@ -316,16 +318,16 @@ class Pods:
     def start(self, name: str) -> tuple[Candidate, Program]:
         """Start both containers of the pod of this name."""
         sidecar = self.start_sidecar(name, pod=name)
-        program = Program(self._rally.directory, name, sidecar.port)
+        program = Program(self._candidates.directory, name, sidecar.port)
         self._stack.callback(program.kill)
         return sidecar, program
 
 
 @pytest.fixture
-def pods(rally: KubeRally) -> Iterator[Pods]:
+def pods(candidates: KubeCandidates) -> Iterator[Pods]:
     """Pods that are ended with the test."""
     with contextlib.ExitStack() as stack:
-        yield Pods(rally, stack)
+        yield Pods(candidates, stack)
 
 
 @needs_node
@@ -387,40 +389,43 @@ def walk_through() -> list[str]:
     return re.findall(r"```console\n(.*?)```", section, re.DOTALL)
 
 
-def test_the_walk_through(rally: KubeRally) -> None:
+def test_the_walk_through(candidates: KubeCandidates) -> None:
     """The pods that its commands make elect a leader; when it is deleted, another one leads."""
     (making,) = [block for block in walk_through() if "kubectl run" in block]
-    kubectl = (
-        f'kubectl() {{ "{rally.plane.binaries.kubectl}" --namespace={rally.namespace} "$@"; }}'
-    )
+    program, namespace = candidates.plane.binaries.kubectl, candidates.namespace
+    kubectl = f'kubectl() {{ "{program}" --namespace={namespace} "$@"; }}'
     subprocess.run(
         ["sh", "-euc", f"{kubectl}\n{making}"],
         env={
             "PATH": os.environ["PATH"],
-            "HOME": str(rally.directory),  # where kubectl keeps what it has learnt
-            "KUBECONFIG": str(rally.plane.admin_kubeconfig),
+            "HOME": str(candidates.directory),  # where kubectl keeps what it has learnt
+            "KUBECONFIG": str(candidates.plane.admin_kubeconfig),
         },
         cwd=ROOT,
         check=True,
         timeout=60,
     )
-    status, listed = rally.plane.request("GET", f"/api/v1/namespaces/{rally.namespace}/pods")
+    status, listed = candidates.plane.request(
+        "GET", f"/api/v1/namespaces/{candidates.namespace}/pods"
+    )
     assert status == 200
     specs = {pod["metadata"]["name"]: pod["spec"] for pod in listed["items"]}
     assert sorted(specs) == ["example-1", "example-2", "example-3"]
     for name, spec in specs.items():
         (container,) = spec["containers"]
         assert "command" not in container, "the image's entry point stays"
-        token = rally.plane.token(rally.namespace, spec["serviceAccountName"])
-        kubeconfig = rally.plane.kubeconfig_for(token, namespace=rally.namespace)
+        token = candidates.plane.token(candidates.namespace, spec["serviceAccountName"])
+        kubeconfig = candidates.plane.kubeconfig_for(token, namespace=candidates.namespace)
         options = [*container["args"], f"--kubeconfig={kubeconfig}", "--http=127.0.0.1:0"]
-        Rally.make(rally, name, lock=options, child=(), env={"POD_NAME": name}).start()
-        rally.candidates[name].wait_event("campaigning")
+        Candidates.make(candidates, name, lock=options, child=(), env={"POD_NAME": name}).start()
+        candidates.by_name[name].wait_event("campaigning")
         if name == "example-1":
-            rally.candidates[name].wait_event("became leader")
-    leader, *others = rally.candidates.values()
-    assert leader.identity in rally.plane.kubectl("get", "lease", "example", "-n", rally.namespace)
-    for candidate in rally.candidates.values():
+            candidates.by_name[name].wait_event("became leader")
+    leader, *others = candidates.by_name.values()
+    assert leader.identity in candidates.plane.kubectl(
+        "get", "lease", "example", "-n", candidates.namespace
+    )
+    for candidate in candidates.by_name.values():
         candidate.wait_event(f"leader is {leader.identity}")
         wait_told(candidate, "example-1")
     leader.terminate()

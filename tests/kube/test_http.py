@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.candidates import BRISK_LEASE_S, kill, puppet_command
+from tests.support.candidate import BRISK_LEASE_S, child_command, kill
 from tests.support.controlplane import service_account_user
 from tests.support.http_clients import (
     HTTP,
@@ -32,7 +32,7 @@ from tests.support.witness import now_ns
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.support.kube_rally import KubeRally
+    from tests.support.kube_candidates import KubeCandidates
 
 TAKEOVER_S = 5 * BRISK_LEASE_S
 #: In the words of BRISK.
@@ -47,14 +47,14 @@ MASTER = 'leader_election_master_status{name="x"}'
 
 
 @pytest.mark.slow
-def test_a_standby_that_is_cut_off_says_so_and_stays_alive(rally: KubeRally) -> None:
+def test_a_standby_that_is_cut_off_says_so_and_stays_alive(candidates: KubeCandidates) -> None:
     """The name is empty once the lease may have run out; a restart would not help, so it lives."""
-    rally.proxied("b")
-    a, tree = rally.start_leader("a", HTTP, "--id=a")
-    b = rally.start_standby("b", HTTP, "--id=b")
+    candidates.proxied("b")
+    a, tree = candidates.start_leader("a", HTTP, "--id=a")
+    b = candidates.start_standby("b", HTTP, "--id=b")
     port = b.port
     wait_shown(port, "a")
-    proxy = rally.proxies["b"]
+    proxy = candidates.proxies["b"]
     elector = b.elector
     proxy.black_hole()
     cut_ns = now_ns()
@@ -76,19 +76,19 @@ def test_a_standby_that_is_cut_off_says_so_and_stays_alive(rally: KubeRally) -> 
     assert status_of(port)["holder"] == ""
     proxy.pass_through()
     wait_shown(port, "a")
-    assert rally.witness.running() == [tree]
+    assert candidates.witness.running() == [tree]
     assert leads(a.port)
     assert b.elector == elector
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
-def test_a_leader_that_is_cut_off_says_so_in_time(rally: KubeRally) -> None:
+def test_a_leader_that_is_cut_off_says_so_in_time(candidates: KubeCandidates) -> None:
     """From the renew deadline on it is no leader and names nobody, even if its child still runs."""
-    rally.proxied("a")
-    a, tree = rally.start_leader("a", HTTP, "--id=a", child=puppet_command("--ignore", "TERM"))
-    rally.start_standby("b", HTTP, "--id=b")
+    candidates.proxied("a")
+    a, tree = candidates.start_leader("a", HTTP, "--id=a", child=child_command("--ignore", "TERM"))
+    candidates.start_standby("b", HTTP, "--id=b")
     port = wait_leads(a)
-    proxy = rally.proxies["a"]
+    proxy = candidates.proxies["a"]
     asked_ns = {"leader": 0, "name": 0}
     dead_ns = 0
 
@@ -111,63 +111,63 @@ def test_a_leader_that_is_cut_off_says_so_in_time(rally: KubeRally) -> None:
     writes = [r for r in proxy.requests() if r.method in {"POST", "PUT"}]
     renewed_ns = max(r.at_ns for r in writes if r.upstream_status in {200, 201})
     assert max(asked_ns.values()) <= renewed_ns + int(RENEW_DEADLINE_S * 1e9)
-    successor = rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+    successor = candidates.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
     assert successor.candidate == "b"
-    assert (leads(port), leads(wait_leads(rally.candidates["b"]))) == (False, True)
+    assert (leads(port), leads(wait_leads(candidates.by_name["b"]))) == (False, True)
     wait_until(lambda: ask(port, "/livez").status == 200, timeout_s=TAKEOVER_S, what="it stands by")
     proxy.pass_through()
     wait_shown(port, "b")
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
 # --- names -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pod_name", ["web-0", ""])
-def test_the_name_is_the_pods_or_the_hosts(rally: KubeRally, pod_name: str) -> None:
+def test_the_name_is_the_pods_or_the_hosts(candidates: KubeCandidates, pod_name: str) -> None:
     """Who compares it with a host name, as programs of 2016 do, finds it on every candidate."""
-    a = rally.start("a", HTTP, env={"POD_NAME": pod_name})
+    a = candidates.start("a", HTTP, env={"POD_NAME": pod_name})
     port = wait_leads(a)
     expected = pod_name or os.uname().nodename
     assert shown_leader(port) == expected
-    assert rally.spec["holderIdentity"] == a.identity != expected
+    assert candidates.spec["holderIdentity"] == a.identity != expected
     assert json.loads(ask(port).body)["identity"] == a.identity
-    b = rally.start_standby("b", HTTP)
+    b = candidates.start_standby("b", HTTP)
     wait_shown(b.port, expected)
 
 
-def test_a_name_that_was_given_is_shown_as_it_is(rally: KubeRally) -> None:
+def test_a_name_that_was_given_is_shown_as_it_is(candidates: KubeCandidates) -> None:
     """What looks as if we had made it is the user's own, on the candidate that was given it."""
     given = "web-0_leaderexec-0123456789abcdef"
-    a = rally.start("a", HTTP, f"--id={given}")
+    a = candidates.start("a", HTTP, f"--id={given}")
     assert shown_leader(wait_leads(a)) == given
 
 
 @pytest.mark.parametrize(
     "holder", ["node/1_65e7c41d-7fbb-4f3c-9d0e-3c1f6a0b9d11", " ", "Zoë \u2603 \U0001f40b\n", '"}']
 )
-def test_a_foreign_holder_is_shown_as_it_is(rally: KubeRally, holder: str) -> None:
+def test_a_foreign_holder_is_shown_as_it_is(candidates: KubeCandidates, holder: str) -> None:
     """However other software names itself, and whatever somebody writes by hand."""
-    a, tree = rally.start_leader("a", HTTP, "--id=a")
+    a, tree = candidates.start_leader("a", HTTP, "--id=a")
     port = wait_leads(a)
-    rally.patch({"spec": {"holderIdentity": holder}})
+    candidates.patch({"spec": {"holderIdentity": holder}})
     with EventReader(port) as reader:
         wait_shown(port, holder)
         while reader.who() != (holder, False):
             pass
     assert json.loads(ask(port).body)["identity"] == holder
-    rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
+    candidates.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
 
 
-def test_a_name_as_long_as_a_book_is_a_loss_like_any_other(rally: KubeRally) -> None:
+def test_a_name_as_long_as_a_book_is_a_loss_like_any_other(candidates: KubeCandidates) -> None:
     """What would not fit between our processes is told in part: nobody takes us for dead."""
-    rally.timing = ("--lease-duration=60s", "--renew-deadline=40s", "--retry-period=1s")
-    a, tree = rally.start_leader("a", HTTP, child=puppet_command("--ignore", "TERM"))
-    b = rally.start_standby("b", HTTP)
+    candidates.timing = ("--lease-duration=60s", "--renew-deadline=40s", "--retry-period=1s")
+    a, tree = candidates.start_leader("a", HTTP, child=child_command("--ignore", "TERM"))
+    b = candidates.start_standby("b", HTTP)
     wait_leads(a)
     book = "\U0001f40b" * 100_000
-    rally.patch({"spec": {"holderIdentity": book}})
-    rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)  # long before the renew deadline
+    candidates.patch({"spec": {"holderIdentity": book}})
+    candidates.witness.wait_ended(tree, timeout_s=TAKEOVER_S)  # long before the renew deadline
     assert a.wait_event("killing")["reason"] == "the lock belongs to another"
     began_ns = now_ns()
     for candidate in (a, b):
@@ -184,7 +184,7 @@ def test_a_name_as_long_as_a_book_is_a_loss_like_any_other(rally: KubeRally) -> 
         return now_ns() > began_ns + 5 * 10**9
 
     wait_until(lives_on, timeout_s=TAKEOVER_S, what="longer than silence is borne")
-    c = rally.start("c", "--timeout=0")
+    c = candidates.start("c", "--timeout=0")
     assert c.wait() == 124, "told that somebody else leads"
 
 
@@ -192,9 +192,9 @@ def test_a_name_as_long_as_a_book_is_a_loss_like_any_other(rally: KubeRally) -> 
 
 
 @pytest.mark.slow
-def test_metrics_follow_what_happens(rally: KubeRally) -> None:
+def test_metrics_follow_what_happens(candidates: KubeCandidates) -> None:
     """Renewals, a conflict, a loss with the child's end, and the leadership after it."""
-    a, tree = rally.start_leader("a", HTTP, "--id=a")
+    a, tree = candidates.start_leader("a", HTTP, "--id=a")
     port = wait_leads(a)
 
     def wait_metric(name: str, condition: Callable[[float], bool]) -> dict[str, float]:
@@ -216,10 +216,10 @@ def test_metrics_follow_what_happens(rally: KubeRally) -> None:
     assert (later[MASTER], later["leaderexec_fencing_token"]) == (1, int(tree.run))
     assert later[slow] == 0
     assert later['leaderexec_lock_requests_total{outcome="ok",purpose="acquire"}'] == 1
-    rally.patch({"metadata": {"labels": {"touched": "by-hand"}}})
+    candidates.patch({"metadata": {"labels": {"touched": "by-hand"}}})
     wait_metric(slow, lambda count: count >= 1)
-    assert rally.witness.running() == [tree]
-    rally.patch({"spec": {"holderIdentity": "intruder"}})
+    assert candidates.witness.running() == [tree]
+    candidates.patch({"spec": {"holderIdentity": "intruder"}})
     lost = wait_metric('leaderexec_child_exits_total{code="137"}', lambda count: count == 1)
     assert (lost[MASTER], lost["leaderexec_leaderships_total"]) == (0, 1)
     again = wait_metric("leaderexec_child_starts_total", lambda count: count == 2)
@@ -233,18 +233,20 @@ def test_metrics_follow_what_happens(rally: KubeRally) -> None:
 # --- hostile clients -------------------------------------------------------------------------
 
 
-def _renewals(rally: KubeRally, since_s: float) -> list[float]:
+def _renewals(candidates: KubeCandidates, since_s: float) -> list[float]:
     """Return when the API server received the renewals that succeeded, on the wall clock."""
-    user = service_account_user(rally.namespace, rally.account)
+    user = service_account_user(candidates.namespace, candidates.account)
     return [
         request.timestamp
-        for request in rally.plane.requests(rally.namespace, "x")
+        for request in candidates.plane.requests(candidates.namespace, "x")
         if (request.user, request.verb, request.code) == (user, "update", 200)
         and request.timestamp >= since_s
     ]
 
 
-def _wait_renewals(rally: KubeRally, number: int, meanwhile: Callable[[], object]) -> list[float]:
+def _wait_renewals(
+    candidates: KubeCandidates, number: int, meanwhile: Callable[[], object]
+) -> list[float]:
     """Do something until so many renewals have come, and return the times between them."""
     since_s = time.time()
     look_s = 0.0
@@ -255,7 +257,7 @@ def _wait_renewals(rally: KubeRally, number: int, meanwhile: Callable[[], object
         if time.monotonic() < look_s:
             return None
         look_s = time.monotonic() + 0.5
-        renewals = _renewals(rally, since_s)
+        renewals = _renewals(candidates, since_s)
         return renewals if len(renewals) > number else None
 
     renewals = wait_until(enough, timeout_s=10 * number, what=f"{number} renewals")
@@ -273,16 +275,16 @@ def _spread(values: list[float]) -> str:
 
 
 @pytest.mark.slow
-def test_hostile_clients_disturb_nobody(rally: KubeRally) -> None:
+def test_hostile_clients_disturb_nobody(candidates: KubeCandidates) -> None:
     """Under a crowd renewals go on, probes and readers are served, and a handover is told to all.
 
     A thousand that want to be connected and say nothing, a hundred whose headers never end,
     hundreds a second that ask and vanish, and fifty readers of events. The server lets in half of
     them at a time, so that all the while each newcomer costs the oldest its place.
     """
-    a, tree = rally.start_leader("a", HTTP, "--id=a")
-    b = rally.start_standby("b", HTTP, "--id=b")
-    rally.wait_successor_named("b")  # from now on only the leader writes
+    a, tree = candidates.start_leader("a", HTTP, "--id=a")
+    b = candidates.start_standby("b", HTTP, "--id=b")
+    candidates.wait_successor_named("b")  # from now on only the leader writes
     port = wait_leads(a)
     parts = [a.guardian, a.elector, a.keeper, a.part("http")]
     took_s: list[float] = []
@@ -292,7 +294,7 @@ def test_hostile_clients_disturb_nobody(rally: KubeRally) -> None:
         assert ask(port, "/livez").body == b"ok"
         took_s.append(time.perf_counter() - began_s)
 
-    calm_gaps = _wait_renewals(rally, 15, probe)
+    calm_gaps = _wait_renewals(candidates, 15, probe)
     calm_s, took_s = took_s, []
     with ExitStack() as stack:
         readers = [stack.enter_context(EventReader(port)) for _ in range(50)]
@@ -306,15 +308,15 @@ def test_hostile_clients_disturb_nobody(rally: KubeRally) -> None:
         full = metrics_of(port)["leaderexec_http_connections"]
         assert full >= 500, "as many as are let in"
         before = crowd.counts()
-        gaps = _wait_renewals(rally, 15, probe)
+        gaps = _wait_renewals(candidates, 15, probe)
         after = crowd.counts()
         assert after["cut_off"] > before["cut_off"] + 1000, "room was made all the time"
         assert after["reset"] > before["reset"] + 100
         assert max(gaps) <= RENEW_DEADLINE_S
-        assert rally.witness.running() == [tree]
+        assert candidates.witness.running() == [tree]
         assert [a.guardian, a.elector, a.keeper, a.part("http")] == parts
         kill(a.keeper)
-        successor = rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+        successor = candidates.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
         last = (successor.candidate, successor.candidate == "a")
         # On a busy machine the server hears in one wake-up that the lock is given back too, and
         # even that another has it.
@@ -324,9 +326,9 @@ def test_hostile_clients_disturb_nobody(rally: KubeRally) -> None:
             while reader.who() != last:
                 pass
         assert crowd.counts()["cut_off"] > after["cut_off"], "and they were still at it"
-    wait_leads(rally.leader(successor))
+    wait_leads(candidates.leader(successor))
     assert b.process.poll() is None
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
     ratio = statistics.median(gaps) / statistics.median(calm_gaps)
     print(f"between renewals, calm: {_spread(calm_gaps)}; besieged: {_spread(gaps)}; x {ratio:.3f}")
     print(f"/livez, calm: {_spread(calm_s)}; besieged: {_spread(took_s)}; crowd: {after}")

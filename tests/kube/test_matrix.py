@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.matrix.faults import FAULTS
 from tests.matrix.model import BRISK, CLIENT_GO
 from tests.matrix.runner import RIG_CHECK, ROOT, plan_quick
-from tests.matrix.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +31,8 @@ def test_the_subset_of_the_matrix_holds(control_plane: ControlPlane, tmp_path: P
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     table = json.loads((tmp_path / "matrix.json").read_text())
-    rows = {row["name"]: row["cells"] for row in table["scenarios"]}
-    assert set(rows) == {entry.scenario.name for entry in plan_quick(SCENARIOS)}
+    rows = {row["name"]: row["cells"] for row in table["faults"]}
+    assert set(rows) == {entry.fault.name for entry in plan_quick(FAULTS)}
     (rival,) = rows[RIG_CHECK][CLIENT_GO]
     assert rival["timing"] == BRISK.name
     assert rival["overlap_s"] > 0

@@ -18,8 +18,8 @@ from tests.support.wait import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.support.candidates import Candidate
-    from tests.support.kube_rally import KubeRally
+    from tests.support.candidate import Candidate
+    from tests.support.kube_candidates import KubeCandidates
     from tests.support.proxy import Proxy
     from tests.support.witness import Tree
 
@@ -34,23 +34,23 @@ _CHANGE_S = 60
 class Mixed:
     """The election of one test."""
 
-    def __init__(self, rally: KubeRally, make: str) -> None:
-        self.rally = rally
+    def __init__(self, candidates: KubeCandidates, make: str) -> None:
+        self.election = candidates
         self.make = make
         self.legacy = make == "legacy2016"
         # As short as all makes may have it: a ttl of 5 s would leave our child no time to stop.
         ttl_s = 6
-        rally.lease_s = ttl_s
-        rally.timing = (
+        candidates.lease_s = ttl_s
+        candidates.timing = (
             f"--lease-duration={ttl_s}s",
             f"--renew-deadline={ttl_s / 2:g}s",
             f"--retry-period={ttl_s / 4:g}s",
         )
         if self.legacy:
-            rally.hold_on("endpoints")
-        rally.proxied(OURS, THEIRS)
-        self.rivals = Rivals(rally)
-        rally.make(OURS, f"--id={OURS}")
+            candidates.hold_on("endpoints")
+        candidates.proxied(OURS, THEIRS)
+        self.rivals = Rivals(candidates)
+        candidates.make(OURS, f"--id={OURS}")
         # After a loss it campaigns again in the same process, as the others do.
         again = () if self.legacy else ("--again",)
         self.rivals.make(THEIRS, make, *again)
@@ -58,21 +58,21 @@ class Mixed:
 
     def start(self) -> Tree:
         """Start both, ours first."""
-        ours, theirs = self.candidates
+        ours, theirs = self.pair
         ours.start()
-        (tree,) = self.rally.witness.wait_running(1, OURS, timeout_s=20)
+        (tree,) = self.election.witness.wait_running(1, OURS, timeout_s=20)
         theirs.start()
         theirs.wait_event(f"leader is {OURS}")
         return tree
 
     @property
-    def candidates(self) -> tuple[Candidate, Candidate]:
+    def pair(self) -> tuple[Candidate, Candidate]:
         """Ours and theirs."""
-        return self.rally.candidates[OURS], self.rally.candidates[THEIRS]
+        return self.election.by_name[OURS], self.election.by_name[THEIRS]
 
     def follow(self, tree: Tree) -> Tree:
         """Wait until the other one leads, and compare what it wrote with what was read before."""
-        successor = self.rally.witness.wait_successor(tree, timeout_s=_CHANGE_S)
+        successor = self.election.witness.wait_successor(tree, timeout_s=_CHANGE_S)
         assert successor.candidate != tree.candidate
         holder, transitions = self.record()
         assert holder == successor.candidate
@@ -84,32 +84,32 @@ class Mixed:
         if self.legacy:
             record = json.loads(self.rivals.annotation)
             return record["holderIdentity"], record["leaderTransitions"]
-        spec = self.rally.spec
+        spec = self.election.spec
         return spec["holderIdentity"], spec["leaseTransitions"]
 
     def sees(self, name: str, leader: str, count: int) -> None:
         """Wait until a candidate has read, so many times, that another leads."""
-        self.rally.candidates[name].wait_event(f"leader is {leader}", count=count, timeout_s=30)
+        self.election.by_name[name].wait_event(f"leader is {leader}", count=count, timeout_s=30)
 
     def judge(self) -> None:
         """Fail if a child of ours ran beside another, and tell of peers that did."""
-        overlaps = self.rally.witness.overlaps()
+        overlaps = self.election.witness.overlaps()
         for overlap in overlaps:
             print(f"{self.make}: its child outlived its lease by {overlap.overlap_ns / 1e9:.3f} s")
         assert not [pair for pair in overlaps if pair.first.candidate == OURS], overlaps
 
 
 @pytest.fixture(params=["clientgo", "legacy2016"])
-def mixed(rally: KubeRally, request: pytest.FixtureRequest) -> Mixed:
+def mixed(candidates: KubeCandidates, request: pytest.FixtureRequest) -> Mixed:
     """Ours and one of another make, not started."""
-    return Mixed(rally, request.param)
+    return Mixed(candidates, request.param)
 
 
 def end_and_return(end: Callable[[Candidate], object]) -> Callable[[Mixed, Tree], Tree]:
     """Make a change by ending the leader, which comes back as a standby."""
 
     def change(mixed: Mixed, tree: Tree) -> Tree:
-        leader = mixed.rally.leader(tree)
+        leader = mixed.election.leader(tree)
         seen = len(leader.events(f"leader is {_other(tree)}"))
         end(leader)
         leader.wait()
@@ -123,7 +123,7 @@ def end_and_return(end: Callable[[Candidate], object]) -> Callable[[Mixed, Tree]
 
 def cut_off(mixed: Mixed, tree: Tree) -> Tree:
     """Cut the leader off from the API server until the other leads."""
-    proxy = mixed.rally.proxies[tree.candidate]
+    proxy = mixed.election.proxies[tree.candidate]
     # The original has no timeout for a request: in a black hole it would hang, and its child live.
     if mixed.legacy and tree.candidate == THEIRS:
         _refuse(proxy)
@@ -138,7 +138,7 @@ def cut_off(mixed: Mixed, tree: Tree) -> Tree:
     successor = mixed.follow(tree)
     proxy.pass_through()
     wait_until(
-        lambda: _knows(mixed.rally.candidates[tree.candidate], successor.candidate),
+        lambda: _knows(mixed.election.by_name[tree.candidate], successor.candidate),
         timeout_s=_CHANGE_S,
         what=f"{tree.candidate} is back and has read who leads",
     )

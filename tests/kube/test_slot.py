@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.candidates import in_pid_namespace, kill, parent_of
+from tests.support.candidate import in_pid_namespace, kill, parent_of
 
 if TYPE_CHECKING:
-    from tests.support.kube_rally import KubeRally
+    from tests.support.kube_candidates import KubeCandidates
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace needs root")
 
@@ -32,52 +32,52 @@ def slot(namespace: str) -> dict[str, str]:
 
 
 def test_a_restarted_container_takes_its_lease_back_at_once(
-    rally: KubeRally, slot: dict[str, str]
+    candidates: KubeCandidates, slot: dict[str, str]
 ) -> None:
     """Killed with all that is in it, and started again in its slot, a container leads again."""
-    rally.timing = LONG
-    first = rally.start("a", env=slot, wrapper=in_pid_namespace())
-    (tree,) = rally.witness.wait_running(1, timeout_s=20)
+    candidates.timing = LONG
+    first = candidates.start("a", env=slot, wrapper=in_pid_namespace())
+    (tree,) = candidates.witness.wait_running(1, timeout_s=20)
     identity = f"server-0_leaderexec-{slot['POD_UID']}-server@{os.uname().nodename}"
     assert first.identity == identity
-    spec = rally.spec
+    spec = candidates.spec
     assert spec["holderIdentity"] == identity
-    standby = rally.start_standby("b")
+    standby = candidates.start_standby("b")
     standby.wait_event(f"leader is {identity}")
     kill(first.guardian)
     first.wait()
-    assert not rally.witness.running(), "PID 1 takes everything along"
-    again = rally.start("c", env=slot, wrapper=in_pid_namespace())
-    successor = rally.witness.wait_successor(tree, timeout_s=30)
+    assert not candidates.witness.running(), "PID 1 takes everything along"
+    again = candidates.start("c", env=slot, wrapper=in_pid_namespace())
+    successor = candidates.witness.wait_successor(tree, timeout_s=30)
     assert (successor.candidate, again.identity) == ("c", identity)
     assert int(successor.run) > int(tree.run), "another leadership has another token"
-    assert rally.spec["leaseTransitions"] == spec["leaseTransitions"], "the holder is the same"
-    rally.assert_exclusive()
+    assert candidates.spec["leaseTransitions"] == spec["leaseTransitions"], "the holder is the same"
+    candidates.assert_exclusive()
 
 
 def test_a_second_instance_in_the_slot_never_takes_the_lease(
-    rally: KubeRally, slot: dict[str, str]
+    candidates: KubeCandidates, slot: dict[str, str]
 ) -> None:
     """What `kubectl exec` starts has the slot's variables, and yet another identity."""
-    rally.timing = LONG
-    first = rally.start("a", env=slot, wrapper=in_pid_namespace())
-    (tree,) = rally.witness.wait_running(1, timeout_s=20)
+    candidates.timing = LONG
+    first = candidates.start("a", env=slot, wrapper=in_pid_namespace())
+    (tree,) = candidates.witness.wait_running(1, timeout_s=20)
     root = first.guardian
     inside = ["nsenter", f"--target={root}", "--pid", "--mount", "--"]
     # Within the container, and in a PID namespace of its own, where it is process 1 as well.
     for name, wrapper in (("b", inside), ("c", [*inside, *in_pid_namespace()])):
-        second = rally.start(name, env=slot, wrapper=wrapper)
+        second = candidates.start(name, env=slot, wrapper=wrapper)
         second.wait_event(f"leader is {first.identity}")
         assert second.identity != first.identity
         assert second.identity.startswith("server-0_leaderexec-")
-    assert rally.witness.running() == [tree]
-    rally.assert_exclusive()
+    assert candidates.witness.running() == [tree]
+    candidates.assert_exclusive()
 
 
-def test_without_pid_1_there_is_no_slot(rally: KubeRally, slot: dict[str, str]) -> None:
+def test_without_pid_1_there_is_no_slot(candidates: KubeCandidates, slot: dict[str, str]) -> None:
     """Behind a shell, or with a shared PID namespace, a restart proves nothing of the old child."""
     script = f'exec {shlex.join(in_pid_namespace())} sh -c \'"$@"; exit $?\' sh "$@"'
-    candidate = rally.start("a", env=slot, wrapper=["sh", "-c", script, "sh"])
-    rally.witness.wait_running(1, timeout_s=20)
+    candidate = candidates.start("a", env=slot, wrapper=["sh", "-c", script, "sh"])
+    candidates.witness.wait_running(1, timeout_s=20)
     assert slot["POD_UID"] not in candidate.identity
     assert parent_of(candidate.guardian) > 0

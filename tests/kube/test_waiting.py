@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.support.rally import Rally
+from tests.support.candidates import Candidates
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from tests.support.candidates import Candidate
-    from tests.support.kube_rally import KubeRally
+    from tests.support.candidate import Candidate
+    from tests.support.kube_candidates import KubeCandidates
 
 _ACCOUNT = "looker"
 
 
-def _waiter(rally: KubeRally) -> Candidate:
+def _waiter(candidates: KubeCandidates) -> Candidate:
     """Start one that waits, under an account without any rights."""
-    rally.plane.service_account(rally.namespace, _ACCOUNT)
-    token_path = rally.directory / "looker-token"
-    token_path.write_text(rally.plane.token(rally.namespace, _ACCOUNT))
-    kubeconfig = rally.plane.kubeconfig_for(
-        token_file=token_path, namespace=rally.namespace, server_url=None
+    candidates.plane.service_account(candidates.namespace, _ACCOUNT)
+    token_path = candidates.directory / "looker-token"
+    token_path.write_text(candidates.plane.token(candidates.namespace, _ACCOUNT))
+    kubeconfig = candidates.plane.kubeconfig_for(
+        token_file=token_path, namespace=candidates.namespace, server_url=None
     )
-    lock = [*rally.lock, f"--kubeconfig={kubeconfig}"]
-    return Rally.make(rally, "w", "--wait-for-leader", child=(), lock=lock).start()
+    lock = [*candidates.lock, f"--kubeconfig={kubeconfig}"]
+    return Candidates.make(candidates, "w", "--wait-for-leader", child=(), lock=lock).start()
 
 
-def _let_it_read(rally: KubeRally) -> None:
+def _let_it_read(candidates: KubeCandidates) -> None:
     """Give that account the right to read the Lease, and no other."""
     rule = {
         "apiGroups": ["coordination.k8s.io"],
@@ -34,7 +34,7 @@ def _let_it_read(rally: KubeRally) -> None:
         "resourceNames": ["x"],
         "verbs": ["get"],
     }
-    metadata = {"name": "looks", "namespace": rally.namespace}
+    metadata = {"name": "looks", "namespace": candidates.namespace}
     rbac = "rbac.authorization.k8s.io"
     role: dict[str, Any] = {
         "apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": metadata, "rules": [rule],
@@ -47,25 +47,25 @@ def _let_it_read(rally: KubeRally) -> None:
         "subjects": [{"kind": "ServiceAccount", "name": _ACCOUNT}],
     }
     for manifest in (role, binding):
-        rally.plane.apply(manifest)
+        candidates.plane.apply(manifest)
 
 
-def test_it_ends_when_somebody_leads(rally: KubeRally) -> None:
+def test_it_ends_when_somebody_leads(candidates: KubeCandidates) -> None:
     """Refused at first, it goes on; the right to get is enough; a leader's renewal ends it."""
-    waiter = _waiter(rally)
+    waiter = _waiter(candidates)
     refused = wait_until(
         lambda: waiter.events("cannot see who leads"), timeout_s=30, what="the refusal is told"
     )
     assert "'get'" in refused[0]["reason"]
-    _let_it_read(rally)
+    _let_it_read(candidates)
     assert waiter.process.poll() is None, "nobody leads"
-    leader, _ = rally.start_leader("a")
+    leader, _ = candidates.start_leader("a")
     assert waiter.wait(60) == 0
     assert waiter.events(f"leader is {leader.identity}")
 
 
-def test_it_writes_nothing(rally: KubeRally) -> None:
+def test_it_writes_nothing(candidates: KubeCandidates) -> None:
     """Under an account that may write, a wait that nobody ends leaves no Lease."""
-    waiter = rally.start("w", "--wait-for-leader", "--timeout=4s", child=())
+    waiter = candidates.start("w", "--wait-for-leader", "--timeout=4s", child=())
     assert waiter.wait(60) == 124
-    assert rally.plane.lease(rally.namespace, "x") is None
+    assert candidates.plane.lease(candidates.namespace, "x") is None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from tests.benchmarks.record import surroundings
 from tests.matrix import report
 from tests.matrix.contestants import MAKES
+from tests.matrix.faults import FAULTS
 from tests.matrix.model import CONTESTANTS
 from tests.matrix.runner import (
     ROOT,
@@ -24,7 +25,6 @@ from tests.matrix.runner import (
     sources,
     verdict,
 )
-from tests.matrix.scenarios import SCENARIOS
 from tests.support.controlplane import ControlPlane
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
-    parser.add_argument("-k", action="append", metavar="WORD", help="scenarios whose name has it")
+    parser.add_argument("-k", action="append", metavar="WORD", help="faults whose name has it")
     parser.add_argument("--makes", default=",".join(CONTESTANTS), help="contestants (%(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="of ours, brisk (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="the subset of CI")
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "matrix")
     parser.add_argument("--fresh", action="store_true", help="play what was played before too")
     parser.add_argument("--record", type=Path, metavar="DIR", help="write the table there too")
-    parser.add_argument("--list", action="store_true", help="print the scenarios and end")
+    parser.add_argument("--list", action="store_true", help="print the faults and end")
     return parser
 
 
@@ -65,19 +65,15 @@ def _leave(*_: object) -> NoReturn:
 def main() -> int:
     """Play the matrix as the command line says; 0 when every promise held."""
     options = _parser().parse_args()
-    scenarios = [
-        scenario
-        for scenario in SCENARIOS
-        if not options.k or any(word in scenario.name for word in options.k)
+    faults = [
+        fault for fault in FAULTS if not options.k or any(word in fault.name for word in options.k)
     ]
     if options.list:
-        for scenario in scenarios:
-            print(f"{scenario.kind.value:9} {scenario.group:20} {scenario.name}: {scenario.about}")
+        for fault in faults:
+            print(f"{fault.kind.value:9} {fault.group:20} {fault.name}: {fault.about}")
         return 0
     makes = [make for make in options.makes.split(",") if make in MAKES]
-    entries = (
-        plan_quick(scenarios) if options.quick else plan(scenarios, runs=options.runs, makes=makes)
-    )
+    entries = plan_quick(faults) if options.quick else plan(faults, runs=options.runs, makes=makes)
     digest = sources()
     results = Results(options.results, digest, fresh=options.fresh)
     signal.signal(signal.SIGTERM, _leave)
@@ -86,7 +82,7 @@ def main() -> int:
         cells = Match(plane, results, jobs=options.jobs, tell=_tell).play(entries)
         around = surroundings(plane)
     wrong = verdict(cells)
-    table = report.summary(scenarios, cells, digest, around)
+    table = report.summary(faults, cells, digest, around)
     report.write(table, options.results)
     if options.record:
         report.write(table, options.record)

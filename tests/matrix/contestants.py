@@ -1,7 +1,7 @@
 """The contestants of the matrix: how each is started, and where its parts are.
 
-Owns: the differences between makes that a scenario must not care about; one object for each make
-and cell. Must not know: any scenario.
+Owns: the differences between makes that a fault must not care about; one object for each make
+and cell. Must not know: any fault.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Unpack
 
-    from tests.support.candidates import Candidate
-    from tests.support.kube_rally import KubeRally
-    from tests.support.rally import How
+    from tests.support.candidate import Candidate
+    from tests.support.candidates import How
+    from tests.support.kube_candidates import KubeCandidates
 
 _STANDING_S: Final = 60.0
 
@@ -33,7 +33,7 @@ class Contestant(Protocol):
     proxied: ClassVar[bool]
 
     def start(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
-        """Start a candidate in the rally's election, behind its proxy if there is one for it."""
+        """Start a candidate in the election, behind its proxy if there is one for it."""
 
     def wait_standing(self, candidate: Candidate) -> None:
         """Wait until a candidate has seen the lock and waits for it; raise AssertionError."""
@@ -48,16 +48,16 @@ class Leaderexec:
     name: ClassVar[str] = OURS
     proxied: ClassVar[bool] = True
 
-    def __init__(self, rally: KubeRally) -> None:
-        self._rally = rally
+    def __init__(self, candidates: KubeCandidates) -> None:
+        self._candidates = candidates
 
     def start(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
-        """Start leaderexec with the rally's credentials."""
-        return self._rally.start(name, *options, **how)
+        """Start leaderexec with the pod's credentials."""
+        return self._candidates.start(name, *options, **how)
 
     def wait_standing(self, candidate: Candidate) -> None:
         """Wait until its watch is open: from then on it is told of whatever happens."""
-        proxy = self._rally.proxy(candidate.name)
+        proxy = self._candidates.proxy(candidate.name)
         proxy.wait_counter("watches_open", 1, timeout_s=_STANDING_S)
 
     def wrapper_pid(self, candidate: Candidate) -> int:
@@ -71,9 +71,9 @@ class ClientGo:
     name: ClassVar[str] = CLIENT_GO
     proxied: ClassVar[bool] = True
 
-    def __init__(self, rally: KubeRally) -> None:
-        self._rally = rally
-        self._rivals = Rivals(rally)
+    def __init__(self, candidates: KubeCandidates) -> None:
+        self._candidates = candidates
+        self._rivals = Rivals(candidates)
 
     def start(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
         """Start the rival with an account of its own, as it is: it reads no variables."""
@@ -81,7 +81,7 @@ class ClientGo:
 
     def wait_standing(self, candidate: Candidate) -> None:
         """Wait until it has read the lock and found it taken."""
-        proxy = self._rally.proxy(candidate.name)
+        proxy = self._candidates.proxy(candidate.name)
         proxy.wait_counter("replied", 1, timeout_s=_STANDING_S)
 
     def wrapper_pid(self, candidate: Candidate) -> int:
@@ -96,8 +96,8 @@ class _Peer:
     proxied: ClassVar[bool]
     _make: ClassVar[str]
 
-    def __init__(self, rally: KubeRally) -> None:
-        self._peers = Peers(rally)
+    def __init__(self, candidates: KubeCandidates) -> None:
+        self._peers = Peers(candidates)
 
     def start(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
         """Start the peer with an account of its own."""
@@ -129,7 +129,7 @@ class EtcdctlLock(_Peer):
     _make = "etcdctl"
 
 
-MAKES: Final[Mapping[str, Callable[[KubeRally], Contestant]]] = {
+MAKES: Final[Mapping[str, Callable[[KubeCandidates], Contestant]]] = {
     OURS: Leaderexec,
     AWAIT_ELECTION: AwaitElection,
     CLIENT_GO: ClientGo,

@@ -1,9 +1,9 @@
-"""What a fault matrix is made of: scenarios, timings, and the cells that come of playing them.
+"""What a fault matrix is made of: faults, timings, and the cells that come of playing them.
 
 Owns: the words of the matrix, and the judgement of a cell (`judge`), which is a pure function of
-what was measured. Must not know: how a scenario is played, what a contestant is.
+what was measured. Must not know: how a fault is played, what a contestant is.
 
-Three kinds of scenario: a *promise* that leaderexec makes is broken by any overlap and by whatever
+Three kinds of fault: a *promise* that leaderexec makes is broken by any overlap and by whatever
 else it says that must come of the fault; a *bound* allows an overlap of a stated length; what is
 *reported* is measured and not judged, because nobody promises anything.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.matrix.arena import Arena
+    from tests.matrix.scenario import Scenario
 
 #: The contestant that makes the promises, and those beside which it makes them.
 OURS: Final = "leaderexec"
@@ -31,7 +31,7 @@ COARSEST_S: Final = 1.0
 
 
 class Kind(Enum):
-    """What leaderexec says of a scenario."""
+    """What leaderexec says of a fault."""
 
     PROMISE = "promise"
     BOUND = "bound"
@@ -76,21 +76,21 @@ DEFAULT: Final = Timing(15, 10, 2)
 
 
 @dataclass(frozen=True, slots=True)
-class Scenario:
+class Fault:
     """One row of the matrix.
 
-    `play` starts candidates, inflicts the fault and proves it, all through an `Arena`. `makes` are
-    the contestants that it fits. `alone` scenarios disturb the whole machine or, and then all
+    `play` starts candidates, inflicts the fault and proves it, all through a `Scenario`. `makes`
+    are the contestants that it fits. `alone` faults disturb the whole machine or, and then all
     contestants play them `together`, the whole control plane. `quick` ones belong to the subset
     that CI plays. `overlap_s` is what a bound allows, for each timing; `gap_leases` bounds how long
     nobody may run, in lease durations, counted from the first tree's end, or from the end of a
-    fault that keeps everybody from leading (`Arena.mended`).
+    fault that keeps everybody from leading (`Scenario.mended`).
     """
 
     name: str
     group: str
     about: str
-    play: Callable[[Arena], None] = field(repr=False)
+    play: Callable[[Scenario], None] = field(repr=False)
     kind: Kind = Kind.PROMISE
     after: After = After.SUCCESSOR
     makes: tuple[str, ...] = (OURS, AWAIT_ELECTION, CLIENT_GO)
@@ -103,16 +103,16 @@ class Scenario:
 
 @dataclass(slots=True)
 class Cell:
-    """What came of one scenario, played by one contestant.
+    """What came of one fault, played by one contestant.
 
     `broken` are the promises that were broken, `invalid` says why the cell proves nothing.
     `overlap_s` is the longest time for which two trees ran, `overlap_open` whether they still did
     when nobody waited any longer. `gap_s` is the longest time in which nobody ran, `stop_s` the
     time from the fault to the end of the first tree, `spare_s` the least time that was left of a
-    lease when a tree of it was dead. `facts` are what the scenario itself measured.
+    lease when a tree of it was dead. `facts` are what the fault itself measured.
     """
 
-    scenario: str
+    fault: str
     contestant: str
     timing: str
     run: int
@@ -138,7 +138,7 @@ class Cell:
         return not self.invalid and not self.broken
 
 
-def judge(scenario: Scenario, timing: Timing, cell: Cell) -> None:
+def judge(fault: Fault, timing: Timing, cell: Cell) -> None:
     """Say of a cell what makes it invalid, and which promises it breaks."""
     if cell.invalid:
         return
@@ -148,19 +148,19 @@ def judge(scenario: Scenario, timing: Timing, cell: Cell) -> None:
         cell.invalid = "no fault was proved to have taken effect"
     elif cell.resolution_s > COARSEST_S:
         cell.invalid = f"the witness may have missed {cell.resolution_s:.2f} s"
-    if cell.invalid or cell.contestant != OURS or scenario.kind is Kind.REPORTED:
+    if cell.invalid or cell.contestant != OURS or fault.kind is Kind.REPORTED:
         return
-    allowed_s = scenario.overlap_s(timing) if scenario.kind is Kind.BOUND else 0.0
+    allowed_s = fault.overlap_s(timing) if fault.kind is Kind.BOUND else 0.0
     if cell.overlap_s > allowed_s or (cell.overlap_open and not allowed_s):
         cell.broken.append(f"two trees ran at once for {cell.overlap_s:.3f} s")
     if cell.spare_s is not None and cell.spare_s <= 0:
         cell.broken.append(f"a tree outlived its lease by {-cell.spare_s:.3f} s")
-    _judge_aftermath(scenario, timing, cell)
+    _judge_aftermath(fault, timing, cell)
 
 
-def _judge_aftermath(scenario: Scenario, timing: Timing, cell: Cell) -> None:
+def _judge_aftermath(fault: Fault, timing: Timing, cell: Cell) -> None:
     names = [tree.partition("/")[0] for tree in cell.trees]
-    match scenario.after:
+    match fault.after:
         case After.KEPT:
             if not cell.kept:
                 cell.broken.append(f"the child was not kept: {', '.join(cell.trees)}")
@@ -172,8 +172,8 @@ def _judge_aftermath(scenario: Scenario, timing: Timing, cell: Cell) -> None:
                 cell.broken.append(f"followed by {', '.join(cell.trees[1:]) or 'nobody'}")
         case After.ANYTHING | After.NOBODY:
             pass
-    expected = 0 if scenario.after is After.NOBODY else 1
+    expected = 0 if fault.after is After.NOBODY else 1
     if cell.running != expected:
         cell.broken.append(f"{cell.running} children in the end, not {expected}")
-    if cell.gap_s is not None and cell.gap_s > scenario.gap_leases * timing.lease_s:
+    if cell.gap_s is not None and cell.gap_s > fault.gap_leases * timing.lease_s:
         cell.broken.append(f"nobody ran for {cell.gap_s:.1f} s")

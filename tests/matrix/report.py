@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from tests.matrix.model import Cell, Scenario
+    from tests.matrix.model import Cell, Fault
     from tests.matrix.runner import Entry
 
 JSON_NAME: Final = "matrix.json"
@@ -32,27 +32,27 @@ _KEPT: Final = (
 
 
 def summary(
-    scenarios: Sequence[Scenario],
+    faults: Sequence[Fault],
     cells: Mapping[Entry, Cell],
     sources: str,
     around: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what is kept of a run: for each scenario and contestant, its cells."""
+    """Return what is kept of a run: for each fault and contestant, its cells."""
     rows = []
-    for scenario in scenarios:
+    for fault in faults:
         played: dict[str, list[dict[str, Any]]] = {}
         for entry, cell in cells.items():
-            if entry.scenario is scenario:
+            if entry.fault is fault:
                 kept = {key: getattr(cell, key) for key in _KEPT}
                 played.setdefault(entry.contestant, []).append(_rounded(kept))
         if played:
             rows.append(
                 {
-                    "name": scenario.name,
-                    "group": scenario.group,
-                    "about": scenario.about,
-                    "kind": scenario.kind.value,
-                    "after": scenario.after.value,
+                    "name": fault.name,
+                    "group": fault.group,
+                    "about": fault.about,
+                    "kind": fault.kind.value,
+                    "after": fault.after.value,
                     "cells": played,
                 }
             )
@@ -61,7 +61,7 @@ def summary(
         "sources": sources,
         "surroundings": dict(around),
         "versions": {make: text for make, text in versions().items() if make in made},
-        "scenarios": rows,
+        "faults": rows,
     }
 
 
@@ -80,8 +80,8 @@ def write(table: Mapping[str, Any], directory: Path) -> None:
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """Return the table: scenarios down, contestants across."""
-    rows = table["scenarios"]
+    """Return the table: faults down, contestants across."""
+    rows = table["faults"]
     makes = [make for make in CONTESTANTS if any(make in row["cells"] for row in rows)]
     lines = [
         "| | | " + " | ".join(makes) + " |",
@@ -97,7 +97,7 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 
 def cell_text(make: str, cells: Iterable[Mapping[str, Any]], kind: str) -> str:
-    """Say how a contestant came out of a scenario of this kind."""
+    """Say how a contestant came out of a fault of this kind."""
     cells = list(cells)
     if not cells:
         return ""

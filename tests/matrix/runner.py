@@ -2,7 +2,7 @@
 
 Owns: the plan, the processes in which cells are played (each forked from here, so that one that
 hangs or dies takes nobody along), the results on disk, and the servers of the control plane, which
-all cells share. Independent cells are played at once, each in a namespace of its own; a scenario
+all cells share. Independent cells are played at once, each in a namespace of its own; a fault
 that disturbs the control plane is played alone, by all its contestants together, and what it asks
 for is done when the last of them has come to that point. Who is played alone begins when what the
 last one left is reaped.
@@ -32,10 +32,10 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import psutil
 
-from tests.matrix.arena import Arena, Invalid
-from tests.matrix.model import BRISK, CLIENT_GO, DEFAULT, OURS, Cell, Scenario, Timing, judge
+from tests.matrix.model import BRISK, CLIENT_GO, DEFAULT, OURS, Cell, Fault, Timing, judge
+from tests.matrix.scenario import Invalid, Scenario
 from tests.support import wait
-from tests.support.kube_rally import KubeRally
+from tests.support.kube_candidates import KubeCandidates
 from tests.support.witness import Witness, now_ns
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-#: The scenario in which a wrapper is stopped: without an overlap of the rival the rig is broken.
+#: The fault in which a wrapper is stopped: without an overlap of the rival the rig is broken.
 RIG_CHECK: Final = "wrapper stopped"
 
 _CELL_TIMEOUT_S: Final = 420
@@ -56,7 +56,7 @@ _FEW: Final = 200
 #: Many cells wait for leases at once: they must not spend the processor on looking.
 _POLL_S: Final = 0.03
 
-#: What a scenario may ask to have done to the control plane; each returns what proves it.
+#: What a fault may ask to have done to the control plane; each returns what proves it.
 SERVER_ORDERS: Final[dict[str, Callable[[ControlPlane], str]]] = {
     "stop kube-apiserver": lambda plane: _gone(plane.stop_apiserver, plane.apiserver),
     "start kube-apiserver": lambda plane: _serves(plane.start_apiserver, plane),
@@ -94,7 +94,7 @@ def _serves(act: Callable[[], None], plane: ControlPlane) -> str:
 class Entry:
     """A cell that is to be played."""
 
-    scenario: Scenario
+    fault: Fault
     contestant: str
     timing: Timing
     run: int
@@ -102,7 +102,7 @@ class Entry:
     @property
     def name(self) -> str:
         """What it is called on disk and in what is printed."""
-        return f"{self.scenario.name}, {self.contestant}, {self.timing.name}, {self.run}"
+        return f"{self.fault.name}, {self.contestant}, {self.timing.name}, {self.run}"
 
     @property
     def file(self) -> str:
@@ -110,26 +110,24 @@ class Entry:
         return "".join(c if c.isalnum() else "-" for c in self.name) + ".json"
 
 
-def plan(scenarios: Iterable[Scenario], *, runs: int, makes: Sequence[str]) -> list[Entry]:
+def plan(faults: Iterable[Fault], *, runs: int, makes: Sequence[str]) -> list[Entry]:
     """Return every cell: ours so many times with the brisk timing, all once with the default."""
     entries = []
-    for scenario in scenarios:
-        fitting = [make for make in scenario.makes if make in makes]
+    for fault in faults:
+        fitting = [make for make in fault.makes if make in makes]
         if OURS in fitting:
-            entries += [Entry(scenario, OURS, BRISK, run) for run in range(1, runs + 1)]
-        entries += [Entry(scenario, make, DEFAULT, 1) for make in fitting]
+            entries += [Entry(fault, OURS, BRISK, run) for run in range(1, runs + 1)]
+        entries += [Entry(fault, make, DEFAULT, 1) for make in fitting]
     return entries
 
 
-def plan_quick(scenarios: Sequence[Scenario]) -> list[Entry]:
+def plan_quick(faults: Sequence[Fault]) -> list[Entry]:
     """Return the subset that CI plays: ours once, brisk, and the rival that must overlap."""
     entries = [
-        Entry(scenario, OURS, BRISK, 1)
-        for scenario in scenarios
-        if scenario.quick and OURS in scenario.makes
+        Entry(fault, OURS, BRISK, 1) for fault in faults if fault.quick and OURS in fault.makes
     ]
-    rig = [scenario for scenario in scenarios if scenario.name == RIG_CHECK]
-    return [*entries, *(Entry(scenario, CLIENT_GO, BRISK, 1) for scenario in rig)]
+    rig = [fault for fault in faults if fault.name == RIG_CHECK]
+    return [*entries, *(Entry(fault, CLIENT_GO, BRISK, 1) for fault in rig)]
 
 
 def sources() -> str:
@@ -183,22 +181,22 @@ def play(
 ) -> Cell:
     """Play one cell and judge it."""
     started_s = time.monotonic()
-    cell = Cell(entry.scenario.name, entry.contestant, entry.timing.name, entry.run)
+    cell = Cell(entry.fault.name, entry.contestant, entry.timing.name, entry.run)
     try:
         with (
             Witness() as witness,
-            KubeRally(witness, directory, plane, plane.create_namespace()) as rally,
+            KubeCandidates(witness, directory, plane, plane.create_namespace()) as candidates,
         ):
-            arena = Arena(entry.contestant, entry.scenario, entry.timing, rally, link)
-            entry.scenario.play(arena)
-            arena.read(cell)
+            scenario = Scenario(entry.contestant, entry.fault, entry.timing, candidates, link)
+            entry.fault.play(scenario)
+            scenario.read(cell)
     except Invalid as reason:
         cell.invalid = str(reason)
     except Exception as error:  # noqa: BLE001 - whatever the rig did, the cell proves nothing
         cell.invalid = f"{type(error).__name__}: {error}"
         cell.facts["traceback"] = traceback.format_exc()
     cell.took_s = round(time.monotonic() - started_s, 1)
-    judge(entry.scenario, entry.timing, cell)
+    judge(entry.fault, entry.timing, cell)
     return cell
 
 
@@ -212,7 +210,7 @@ def _be_a_cell(
     code = 1
     try:
         # Only who is played alone may have something done to what all share.
-        link.send(play(entry, plane, directory, link if entry.scenario.alone else None))
+        link.send(play(entry, plane, directory, link if entry.fault.alone else None))
         code = 0
     finally:
         os._exit(code)
@@ -243,7 +241,7 @@ class _Played:
     def invalid(self, reason: str) -> Cell:
         """Return the cell as one that proves nothing."""
         entry = self.entry
-        cell = Cell(entry.scenario.name, entry.contestant, entry.timing.name, entry.run)
+        cell = Cell(entry.fault.name, entry.contestant, entry.timing.name, entry.run)
         cell.invalid = reason
         return cell
 
@@ -285,7 +283,7 @@ class Match:
         # Long ones first, so that the last ones do not run alone. The runs of one row are kept
         # apart: together they would ask of the machine the same at the same moment.
         independent = sorted(
-            (entry for entry in missing if not entry.scenario.alone),
+            (entry for entry in missing if not entry.fault.alone),
             key=lambda entry: (-entry.timing.lease_s, entry.run),
         )
         for batch in [(independent, self._jobs), *_alone(missing)]:
@@ -375,10 +373,10 @@ def _processes() -> int:
 
 
 def _alone(entries: Sequence[Entry]) -> Iterator[tuple[list[Entry], int]]:
-    """Yield the cells of each scenario that is played alone, and how many of them at once."""
-    for scenario in dict.fromkeys(e.scenario for e in entries if e.scenario.alone):
-        batch = [entry for entry in entries if entry.scenario is scenario]
-        yield batch, len(batch) if scenario.together else 1
+    """Yield the cells of each fault that is played alone, and how many of them at once."""
+    for fault in dict.fromkeys(e.fault for e in entries if e.fault.alone):
+        batch = [entry for entry in entries if entry.fault is fault]
+        yield batch, len(batch) if fault.together else 1
 
 
 def verdict(cells: dict[Entry, Cell]) -> list[str]:
@@ -391,7 +389,7 @@ def verdict(cells: dict[Entry, Cell]) -> list[str]:
     rig = [
         cell
         for entry, cell in cells.items()
-        if entry.scenario.name == RIG_CHECK and entry.contestant == CLIENT_GO
+        if entry.fault.name == RIG_CHECK and entry.contestant == CLIENT_GO
     ]
     if any(not cell.invalid and not cell.overlap_s for cell in rig):
         wrong.append("the rig is broken: the client-go rival was stopped and did not overlap")

@@ -255,8 +255,8 @@ def containers(record: Record) -> str:
 
 
 def matrix(record: Record) -> str:
-    """Tell in how many scenarios each make had two children at once."""
-    scenarios = record["scenarios"]
+    """Tell in how many faults each make had two children at once."""
+    faults = record["faults"]
     makes = list(record["versions"])
     rows = []
     for what, kinds in (
@@ -266,7 +266,7 @@ def matrix(record: Record) -> str:
         played, twice, longest = [], [], []
         for make in makes:
             rows_of = [
-                s["cells"][make] for s in scenarios if s["kind"] in kinds and make in s["cells"]
+                s["cells"][make] for s in faults if s["kind"] in kinds and make in s["cells"]
             ]
             overlaps_s = [max(cell["overlap_s"] for cell in cells) for cells in rows_of]
             more = any(cell["overlap_open"] for cells in rows_of for cell in cells)
@@ -279,9 +279,9 @@ def matrix(record: Record) -> str:
             ("of these, with two children at once", *twice),
             ("the longest", *longest),
         ]
-    cells = [cell for s in scenarios for cell in s["cells"].get(OURS, ())]
+    cells = [cell for s in faults for cell in s["cells"].get(OURS, ())]
     said = (
-        f"{len(scenarios)} scenarios; {OURS} played {len(cells)} times, "
+        f"{len(faults)} faults; {OURS} played {len(cells)} times, "
         f"{sum(bool(cell['broken']) for cell in cells)} promises broken."
     )
     return f"{table(('', *makes), rows)}\n\n{said}\n{surroundings(record, MATRIX)}"

@@ -1,1 +1,1 @@
-"""Real processes on a file lock: puppets, real signals, the witness."""
+"""Real processes on a file lock: test children, real signals, the witness."""

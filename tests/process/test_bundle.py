@@ -20,20 +20,20 @@ import pytest
 
 from leaderexec import __version__
 from tests.support.bundle import Bundled, Root, bundle
-from tests.support.candidates import (
+from tests.support.candidate import (
     Candidate,
+    child_command,
     children_of,
     is_gone,
     kill,
     name_of,
-    puppet_command,
 )
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tests.support.rally import Rally
+    from tests.support.candidates import Candidates
 
 #: One root, and one bundle in it, for all tests of this module.
 pytestmark = pytest.mark.xdist_group("bundle")
@@ -295,27 +295,27 @@ def test_the_child_finds_what_it_finds_without_the_bundle(tmp_path: Path, closin
     assert any(line.startswith("SigIgn") for line in seen[0])
 
 
-def test_it_is_a_candidate_like_any_other(rally: Rally) -> None:
+def test_it_is_a_candidate_like_any_other(candidates: Candidates) -> None:
     """On this machine too, a bundle and an unfrozen one hand the election to each other."""
     frozen = Bundled(
         "b",
-        [*rally.lock, *rally.timing, "--log-level=debug"],
-        puppet_command(),
-        rally.directory,
-        env=rally.witness.env("b"),
+        [*candidates.lock, *candidates.timing, "--log-level=debug"],
+        child_command(),
+        candidates.directory,
+        env=candidates.witness.env("b"),
     )
     frozen.program = str(bundle() / "leaderexec")
-    rally.candidates["b"] = frozen
-    leader, tree = rally.start_leader("a")
+    candidates.by_name["b"] = frozen
+    leader, tree = candidates.start_leader("a")
     frozen.start().wait_event("campaigning", timeout_s=BOUND_S)
     leader.terminate()
     assert leader.wait() == 143
-    rally.witness.wait_successor(tree, timeout_s=BOUND_S)
-    (tree,) = rally.witness.wait_running(1, "b", timeout_s=BOUND_S)
-    rally.start_standby("a")
+    candidates.witness.wait_successor(tree, timeout_s=BOUND_S)
+    (tree,) = candidates.witness.wait_running(1, "b", timeout_s=BOUND_S)
+    candidates.start_standby("a")
     kill(frozen.guardian)
-    rally.witness.wait_successor(tree, timeout_s=BOUND_S)
-    rally.assert_exclusive()
+    candidates.witness.wait_successor(tree, timeout_s=BOUND_S)
+    candidates.assert_exclusive()
 
 
 # --- what the image has, and we do not use -----------------------------------------------------

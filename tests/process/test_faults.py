@@ -12,21 +12,21 @@ import pytest
 
 from leaderexec.locks.base import Conflict
 from leaderexec.locks.file import FileLock
-from tests.support.candidates import is_gone, kill, puppet_command, resume, stop
+from tests.support.candidate import child_command, is_gone, kill, resume, stop
 from tests.support.fault_suite import TAKEOVER_S, FaultSuite
 from tests.support.hang import HangingLock
 from tests.support.wait import wait_until
 from tests.support.witness import now_ns
 
 if TYPE_CHECKING:
-    from tests.support.rally import Rally
+    from tests.support.candidates import Candidates
 
 
 class TestFaultsOnTheFileLock(FaultSuite):
     """The whole suite, candidates on one file lock."""
 
 
-def test_a_log_that_nobody_reads_blocks_nothing(rally: Rally) -> None:
+def test_a_log_that_nobody_reads_blocks_nothing(candidates: Candidates) -> None:
     """With standard error a full pipe, leadership is kept, lost and left as ever."""
     read_fd, write_fd = os.pipe()
     os.set_blocking(write_fd, False)
@@ -36,24 +36,24 @@ def test_a_log_that_nobody_reads_blocks_nothing(rally: Rally) -> None:
     except BlockingIOError:
         pass
     os.set_blocking(write_fd, True)
-    leader = rally.start("a", stderr=write_fd)
-    (tree,) = rally.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
-    rally.start_standby("b")
+    leader = candidates.start("a", stderr=write_fd)
+    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
+    candidates.start_standby("b")
     kill(leader.keeper)  # makes the guardian log, kill and log again
-    rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
-    rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+    candidates.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
+    candidates.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
     leader.terminate()
     assert leader.wait() == 143
     os.close(read_fd)
     os.close(write_fd)
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
-def test_the_childs_standard_error_stays_blocking(rally: Rally) -> None:
+def test_the_childs_standard_error_stays_blocking(candidates: Candidates) -> None:
     """Our own way to the log does not change the descriptor that the child shares with us."""
     read_fd, write_fd = os.pipe()
-    leader = rally.start("a", stderr=write_fd, child=puppet_command("--stderr", "100"))
-    rally.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
+    leader = candidates.start("a", stderr=write_fd, child=child_command("--stderr", "100"))
+    candidates.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
     assert os.get_blocking(write_fd)
     leader.terminate()
     assert leader.wait() == 143
@@ -61,17 +61,17 @@ def test_the_childs_standard_error_stays_blocking(rally: Rally) -> None:
     os.close(write_fd)
 
 
-def test_the_depth_of_a_tree_dies_though_its_guardian_lives_on(rally: Rally) -> None:
+def test_the_depth_of_a_tree_dies_though_its_guardian_lives_on(candidates: Candidates) -> None:
     """A lock taken over by hand kills at once, and the guardian does not end, which would kill too.
 
     Each level falls to the keeper only with the death of the one above it; what it left would be
     nobody's tree, and run on beside the next leader.
     """
-    child = puppet_command("--ignore", "ALL")
+    child = child_command("--ignore", "ALL")
     for _ in range(4):
         child = ["/bin/sh", "-c", 'setsid "$@"; exit $?', "sh", *child]
-    leader, tree = rally.start_leader("a", child=child)
-    lock = FileLock(str(rally.directory / "lock"), "x")
+    leader, tree = candidates.start_leader("a", child=child)
+    lock = FileLock(str(candidates.directory / "lock"), "x")
 
     def taken_over() -> bool:
         seen = lock.read(1)
@@ -83,57 +83,57 @@ def test_the_depth_of_a_tree_dies_though_its_guardian_lives_on(rally: Rally) -> 
 
     wait_until(taken_over, timeout_s=TAKEOVER_S, what="the record names another")
     leader.wait_event("leadership lost")
-    rally.witness.wait_ended(tree)
+    candidates.witness.wait_ended(tree)
     assert not is_gone(leader.guardian)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="changing users needs root")
-def test_a_dead_guardians_lock_is_kept_until_its_tree_is_dead(rally: Rally) -> None:
+def test_a_dead_guardians_lock_is_kept_until_its_tree_is_dead(candidates: Candidates) -> None:
     """The elector of a dead guardian renews for as long as the keeper kills, and then gives back.
 
     Here the keeper may not kill for two leases, which nothing but renewals can bridge.
     """
-    leader, tree = rally.start_leader(
+    leader, tree = candidates.start_leader(
         "a",
-        child=puppet_command("--uid", "65534", "--ignore", "ALL"),
+        child=child_command("--uid", "65534", "--ignore", "ALL"),
         wrapper=["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"],
     )
-    rally.start_standby("b").wait_event(f"leader is {leader.identity}")
+    candidates.start_standby("b").wait_event(f"leader is {leader.identity}")
     kill(leader.guardian)
     leader.wait_event("the guardian died")
     since_ns = now_ns()
     wait_until(
-        lambda: now_ns() - since_ns > 2e9 * rally.lease_s or not tree.running,
+        lambda: now_ns() - since_ns > 2e9 * candidates.lease_s or not tree.running,
         timeout_s=TAKEOVER_S,
         what="two leases are over",
     )
-    assert rally.witness.running() == [tree]
+    assert candidates.witness.running() == [tree]
     os.kill(tree.main, signal.SIGKILL)
-    assert rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S).candidate == "b"
-    rally.assert_exclusive()
+    assert candidates.witness.wait_successor(tree, timeout_s=TAKEOVER_S).candidate == "b"
+    candidates.assert_exclusive()
 
 
-def test_a_child_dies_with_its_keeper_whoever_else_is_stopped(rally: Rally) -> None:
+def test_a_child_dies_with_its_keeper_whoever_else_is_stopped(candidates: Candidates) -> None:
     """The kernel kills the direct child of a dead keeper, while the guardian can kill nobody.
 
     The elector would continue the guardian, to do just that.
     """
-    leader, tree = rally.start_leader("a", child=puppet_command("--ignore", "ALL"))
+    leader, tree = candidates.start_leader("a", child=child_command("--ignore", "ALL"))
     keeper = leader.keeper
     stop(leader.elector)
     stop(leader.guardian)
     kill(keeper)
-    rally.witness.wait_ended(tree)
+    candidates.witness.wait_ended(tree)
 
 
-def test_a_keeper_that_slept_beyond_the_deadline_starts_nothing(rally: Rally) -> None:
+def test_a_keeper_that_slept_beyond_the_deadline_starts_nothing(candidates: Candidates) -> None:
     """Rule 6: told to start in time and awake too late, it has nothing to run: the clock is last.
 
     The grant is renewed meanwhile, so that nobody else ends the keeper for its silence or the time.
     """
-    rally.timing = ("--lease-duration=12s", "--renew-deadline=4s", "--retry-period=3s")
-    leader, tree = rally.start_leader("a")
-    standby = rally.start_standby("b")
+    candidates.timing = ("--lease-duration=12s", "--renew-deadline=4s", "--retry-period=3s")
+    leader, tree = candidates.start_leader("a")
+    standby = candidates.start_standby("b")
     keeper = standby.keeper
     stop(keeper)
     leader.terminate()
@@ -143,20 +143,20 @@ def test_a_keeper_that_slept_beyond_the_deadline_starts_nothing(rally: Rally) ->
     assert not is_gone(keeper)
     resume(keeper)
     wait_until(lambda: is_gone(keeper), timeout_s=TAKEOVER_S, what="the keeper ends")
-    assert rally.witness.wait_successor(tree, timeout_s=2 * TAKEOVER_S).run != token
-    assert token not in [other.run for other in rally.witness.trees("b")]
-    rally.assert_exclusive()
+    assert candidates.witness.wait_successor(tree, timeout_s=2 * TAKEOVER_S).run != token
+    assert token not in [other.run for other in candidates.witness.trees("b")]
+    candidates.assert_exclusive()
 
 
-def test_a_call_that_hangs_ends_the_elector(rally: Rally) -> None:
+def test_a_call_that_hangs_ends_the_elector(candidates: Candidates) -> None:
     """Rule 11: a worker that is overdue cannot be ended but with its process; another follows."""
-    lock = HangingLock(rally.directory)
-    leader = rally.start("a", env=lock.env)
-    (tree,) = rally.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
+    lock = HangingLock(candidates.directory)
+    leader = candidates.start("a", env=lock.env)
+    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
     elector = leader.elector
     lock.hang()
-    rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
+    candidates.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
     wait_until(lambda: is_gone(elector), timeout_s=TAKEOVER_S, what="the elector that hangs ends")
     lock.release()
-    rally.witness.wait_successor(tree, timeout_s=2 * TAKEOVER_S)
-    rally.assert_exclusive()
+    candidates.witness.wait_successor(tree, timeout_s=2 * TAKEOVER_S)
+    candidates.assert_exclusive()

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from leaderexec import channel as wire
-from tests.support.candidates import is_gone, puppet_command, resume, stop
+from tests.support.candidate import child_command, is_gone, resume, stop
 from tests.support.fault_suite import STUBBORN, TAKEOVER_S
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.rally import Rally
+    from tests.support.candidates import Candidates
 
 _PIDFD_GETFD: Final = 438
 _FAR_NS: Final = 2**62
@@ -114,13 +114,13 @@ def _send(sock: socket.socket, data: bytes, *, fd: int | None = None) -> bool:
 
 
 @pytest.mark.alone
-def test_a_burst_of_garbage_is_survived(rally: Rally) -> None:
+def test_a_burst_of_garbage_is_survived(candidates: Candidates) -> None:
     """Thousands of packets that no elector sends: the same guardian has a tree, and no descriptor.
 
     A burst may keep true grants from arriving: the child runs on, or another one follows it.
     Afterwards the guardian stops as ever, and nothing of it is left.
     """
-    leader, tree = rally.start_leader("a", child=puppet_command(*STUBBORN))
+    leader, tree = candidates.start_leader("a", child=child_command(*STUBBORN))
     guardian = leader.guardian
     leader.wait_event("child started")
     before = _fds(guardian)
@@ -133,48 +133,50 @@ def test_a_burst_of_garbage_is_survived(rally: Rally) -> None:
     assert leader.guardian == guardian
 
     def settled() -> bool:
-        return len(rally.witness.running()) == 1 and _fds(guardian) == before
+        return len(candidates.witness.running()) == 1 and _fds(guardian) == before
 
     wait_until(
         settled,
         timeout_s=TAKEOVER_S,
         what=f"a tree runs, and the guardian has {before} descriptors again",
     )
-    (tree,) = rally.witness.running()
-    rally.start_standby("b")
+    (tree,) = candidates.witness.running()
+    candidates.start_standby("b")
     everything = leader.everything()
     leader.terminate()
     assert leader.wait() == 143
-    assert rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S).candidate == "b"
+    assert candidates.witness.wait_successor(tree, timeout_s=TAKEOVER_S).candidate == "b"
     wait_until(lambda: all(map(is_gone, everything)), timeout_s=10, what="nothing is left over")
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
 @pytest.mark.alone
-def test_a_flood_of_garbage_gives_no_tree_more_time(rally: Rally) -> None:
+def test_a_flood_of_garbage_gives_no_tree_more_time(candidates: Candidates) -> None:
     """While a stopped elector's channel is flooded with grants of others, its tree dies in time."""
-    leader, tree = rally.start_leader("a", child=puppet_command(*STUBBORN))
+    leader, tree = candidates.start_leader("a", child=child_command(*STUBBORN))
     guardian, elector = leader.guardian, leader.elector
-    rally.start_standby("b")
+    candidates.start_standby("b")
     with _way_in(elector) as sock, _flood(sock):
         stop(elector)
-        successor = rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+        successor = candidates.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
         resume(elector)
     assert successor.candidate == "b"
     assert leader.guardian == guardian
     wait_until(lambda: is_gone(elector), timeout_s=TAKEOVER_S, what="the elector is replaced")
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
 @pytest.mark.alone
-def test_a_flood_of_garbage_does_not_keep_the_guardian_from_stopping(rally: Rally) -> None:
+def test_a_flood_of_garbage_does_not_keep_the_guardian_from_stopping(
+    candidates: Candidates,
+) -> None:
     """Whoever floods its channel does not take the guardian's attention from a request to stop."""
-    leader, tree = rally.start_leader("a")
+    leader, tree = candidates.start_leader("a")
     with _way_in(leader.elector) as sock, _flood(sock):
         leader.terminate()
-        rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
+        candidates.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
     assert leader.wait() == 143
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
 @contextlib.contextmanager

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from leaderexec.board import shown_name
-from tests.support.candidates import (
+from tests.support.candidate import (
     BRISK,
     ROOT,
+    child_command,
     children_of,
     in_pid_namespace,
     is_gone,
     kill,
     name_of,
-    puppet_command,
     resume,
     state_of,
     stop,
@@ -51,8 +51,8 @@ from tests.support.wait import wait_until
 from tests.support.witness import now_ns
 
 if TYPE_CHECKING:
-    from tests.support.candidates import Candidate
-    from tests.support.rally import Rally
+    from tests.support.candidate import Candidate
+    from tests.support.candidates import Candidates
 
 _IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 _ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
@@ -87,19 +87,19 @@ def _left_of(candidate: Candidate) -> list[str]:
     return left
 
 
-def renewed_at(rally: Rally) -> str:
+def renewed_at(candidates: Candidates) -> str:
     """Return the time of the last renewal, as the lock's file has it."""
-    document = json.loads((rally.directory / "lock").read_text())
+    document = json.loads((candidates.directory / "lock").read_text())
     time: str = document["record"]["renewTime"]
     return time
 
 
-def wait_renewals(rally: Rally, number: int) -> None:
+def wait_renewals(candidates: Candidates, number: int) -> None:
     """Wait until the lock has been renewed so often."""
     for _ in range(number):
-        before = renewed_at(rally)
+        before = renewed_at(candidates)
         wait_until(
-            lambda t=before: renewed_at(rally) != t,  # type: ignore[misc]
+            lambda t=before: renewed_at(candidates) != t,  # type: ignore[misc]
             timeout_s=TAKEOVER_S,
             what="another renewal",
         )
@@ -108,11 +108,11 @@ def wait_renewals(rally: Rally, number: int) -> None:
 # --- what is told ----------------------------------------------------------------------------
 
 
-def test_every_path_on_a_leader_and_on_a_standby(rally: Rally) -> None:
+def test_every_path_on_a_leader_and_on_a_standby(candidates: Candidates) -> None:
     """Both show the same leader by the same name; only the leader's /leader is 200."""
-    rally.timing = LONG
-    a, tree = rally.start_leader("a", HTTP)
-    b = rally.start_standby("b", HTTP)
+    candidates.timing = LONG
+    a, tree = candidates.start_leader("a", HTTP)
+    b = candidates.start_standby("b", HTTP)
     host = shown_name(a.identity)
     assert host == os.uname().nodename
     led, stood = wait_leads(a), b.port
@@ -140,28 +140,28 @@ def test_every_path_on_a_leader_and_on_a_standby(rally: Rally) -> None:
             assert (of_a.who(), of_b.who()) == ((host, True), (host, False))
 
 
-def test_a_handover_is_told_on_both_sides(rally: Rally) -> None:
+def test_a_handover_is_told_on_both_sides(candidates: Candidates) -> None:
     """A leader that drains is no leader but still the holder; then the other's name is shown."""
-    a, tree = rally.start_leader(
-        "a", HTTP, "--id=a", "--stop-timeout=1h", child=puppet_command("--ignore", "TERM")
+    a, tree = candidates.start_leader(
+        "a", HTTP, "--id=a", "--stop-timeout=1h", child=child_command("--ignore", "TERM")
     )
-    b = rally.start_standby("b", HTTP, "--id=b")
+    b = candidates.start_standby("b", HTTP, "--id=b")
     led, stood = wait_leads(a), b.port
     wait_shown(stood, "a")
     with EventReader(led) as of_a, EventReader(stood) as of_b:
         assert (of_a.who(), of_b.who()) == (("a", True), ("a", False))
         a.terminate()
         assert of_a.who() == ("a", False)
-        wait_renewals(rally, 3)
+        wait_renewals(candidates, 3)
         reply = ask(led, "/leader")
         assert (reply.status, json.loads(reply.body)["name"]) == (503, "a")
         assert (ask(led, "/livez").status, ask(led, "/readyz").status) == (200, 200)
         assert (leads(stood), shown_leader(stood)) == (False, "a")
         assert status_of(led)["state"] == "stopping"
-        assert rally.witness.running() == [tree], "still draining"
+        assert candidates.witness.running() == [tree], "still draining"
         kill(tree.main)
         assert a.wait() == 137
-        assert rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S).candidate == "b"
+        assert candidates.witness.wait_successor(tree, timeout_s=TAKEOVER_S).candidate == "b"
         told = [of_b.who()]
         while told[-1] != ("b", True):
             told.append(of_b.who())
@@ -171,12 +171,12 @@ def test_a_handover_is_told_on_both_sides(rally: Rally) -> None:
     assert metrics_of(stood)["leaderexec_handovers_total"] == 1
     with pytest.raises(ConnectionRefusedError):
         ask(led)
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
-def test_nothing_is_shown_for_longer_than_it_holds(rally: Rally) -> None:
+def test_nothing_is_shown_for_longer_than_it_holds(candidates: Candidates) -> None:
     """With guardian and elector stopped the server tells by itself that the time is over."""
-    a, tree = rally.start_leader("a", HTTP)
+    a, tree = candidates.start_leader("a", HTTP)
     port = wait_leads(a)
     server = a.part("http")
     tellers = [a.guardian, a.elector]
@@ -204,13 +204,13 @@ def test_nothing_is_shown_for_longer_than_it_holds(rally: Rally) -> None:
     assert not status_of(port)["live"]
     assert status_of(port)["renew_within_s"] is None
     assert a.part("http") == server
-    rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)  # by its keeper
+    candidates.witness.wait_ended(tree, timeout_s=TAKEOVER_S)  # by its keeper
 
 
-def test_ready_may_mean_the_leader_alone(rally: Rally) -> None:
+def test_ready_may_mean_the_leader_alone(candidates: Candidates) -> None:
     """With --ready=leader a standby is alive and not ready, and says why."""
-    a, _ = rally.start_leader("a", HTTP, "--ready=leader")
-    b = rally.start_standby("b", HTTP, "--ready=leader")
+    a, _ = candidates.start_leader("a", HTTP, "--ready=leader")
+    b = candidates.start_standby("b", HTTP, "--ready=leader")
     led, stood = wait_leads(a), b.port
     wait_shown(stood, os.uname().nodename)
     assert ask(led, "/readyz").status == 200
@@ -219,9 +219,9 @@ def test_ready_may_mean_the_leader_alone(rally: Rally) -> None:
     assert ask(stood, "/livez").status == 200
 
 
-def test_a_sidecar_serves_until_it_ends(rally: Rally) -> None:
+def test_a_sidecar_serves_until_it_ends(candidates: Candidates) -> None:
     """Asked to stop, one without a child leads no more, answers while it cannot give back, ends."""
-    a = rally.start("a", HTTP, "--id=a", child=())
+    a = candidates.start("a", HTTP, "--id=a", child=())
     port = wait_leads(a)
     wait_shown(port, "a")
     assert status_of(port)["child_pid"] is None
@@ -241,12 +241,12 @@ def test_a_sidecar_serves_until_it_ends(rally: Rally) -> None:
 # --- the life of a server --------------------------------------------------------------------
 
 
-def test_the_death_of_electors_is_told_by_a_server_that_lives(rally: Rally) -> None:
+def test_the_death_of_electors_is_told_by_a_server_that_lives(candidates: Candidates) -> None:
     """The same server, its readers too, outlives elector after elector; 503 while there is none."""
-    rally.timing = LONG
+    candidates.timing = LONG
     # Draining, or the server might hear in one wake-up that the lock is given back too.
-    child = puppet_command("--drain", "2")
-    a, tree = rally.start_leader("a", HTTP, "--id=a", child=child)
+    child = child_command("--drain", "2")
+    a, tree = candidates.start_leader("a", HTTP, "--id=a", child=child)
     port = wait_leads(a)
     server = a.part("http")
 
@@ -255,7 +255,7 @@ def test_the_death_of_electors_is_told_by_a_server_that_lives(rally: Rally) -> N
         reply = ask(port, "/livez")
         return reply.status == 503 and reply.body == b"the elector is dead"
 
-    wait_renewals(rally, 2)  # a later elector would tell a later second
+    wait_renewals(candidates, 2)  # a later elector would tell a later second
     with EventReader(port) as reader:
         assert reader.who() == ("a", True)
         wait_until(dead, timeout_s=TAKEOVER_S, what="no elector lives, and that is told")
@@ -265,17 +265,17 @@ def test_the_death_of_electors_is_told_by_a_server_that_lives(rally: Rally) -> N
         )
         a.wait_event("resumed leadership")
         assert metrics_of(port)["leaderexec_elector_starts_total"] >= 2
-        assert rally.witness.running() == [tree]
+        assert candidates.witness.running() == [tree]
         assert a.part("http") == server
         a.terminate()
         assert reader.who() == ("a", False), "nothing has changed for a reader until now"
     assert a.wait() == 0
 
 
-def test_a_server_that_died_is_replaced_and_its_clients_wait(rally: Rally) -> None:
+def test_a_server_that_died_is_replaced_and_its_clients_wait(candidates: Candidates) -> None:
     """A connection made while there is none is answered by the next, on the same port."""
-    rally.timing = LONG
-    a, tree = rally.start_leader("a", HTTP)
+    candidates.timing = LONG
+    a, tree = candidates.start_leader("a", HTTP)
     port = wait_leads(a)
     server, guardian = a.part("http"), a.guardian
     with EventReader(port) as reader:
@@ -291,33 +291,33 @@ def test_a_server_that_died_is_replaced_and_its_clients_wait(rally: Rally) -> No
     assert answer.startswith(b"HTTP/1.1 200")
     assert wait_another_server(a, server)
     assert (a.port, wait_leads(a)) == (port, port)
-    assert rally.witness.running() == [tree]
+    assert candidates.witness.running() == [tree]
 
 
-def test_the_second_death_of_a_server_is_not_waited_for_longer(rally: Rally) -> None:
+def test_the_second_death_of_a_server_is_not_waited_for_longer(candidates: Candidates) -> None:
     """However seldom guardian and elector have to do, a server is forked a second later."""
-    rally.timing = ("--lease-duration=10m", "--renew-deadline=5m", "--retry-period=2m")
-    a, tree = rally.start_leader("a", HTTP)
+    candidates.timing = ("--lease-duration=10m", "--renew-deadline=5m", "--retry-period=2m")
+    a, tree = candidates.start_leader("a", HTTP)
     wait_leads(a)
     first = a.part("http")
     kill(first)
     second = wait_another_server(a, first)
     kill(second)  # within a second of its fork, or almost
     assert wait_another_server(a, second)
-    assert rally.witness.running() == [tree]
+    assert candidates.witness.running() == [tree]
 
 
 @pytest.mark.slow
-def test_a_stopped_server_holds_up_nobody(rally: Rally) -> None:
+def test_a_stopped_server_holds_up_nobody(candidates: Candidates) -> None:
     """For longer than a lease nobody listens to what is reported: the child never notices."""
-    rally.timing = BRISK
-    a, tree = rally.start_leader("a", HTTP)
+    candidates.timing = BRISK
+    a, tree = candidates.start_leader("a", HTTP)
     port = wait_leads(a)
     server, elector = a.part("http"), a.elector
     stop(server)
-    wait_renewals(rally, 10)
+    wait_renewals(candidates, 10)
     assert state_of(server) == "T"
-    assert (a.elector, rally.witness.running()) == (elector, [tree])
+    assert (a.elector, candidates.witness.running()) == (elector, [tree])
     resume(server)
     wait_leads(a)
     assert ask(port, "/livez").status == 200
@@ -326,10 +326,10 @@ def test_a_stopped_server_holds_up_nobody(rally: Rally) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_again_and_again_disturbs_nobody(rally: Rally) -> None:
+def test_a_server_that_dies_again_and_again_disturbs_nobody(candidates: Candidates) -> None:
     """Twenty deaths, each as soon as there is another to die, with no renewal missed."""
-    rally.timing = BRISK
-    a, tree = rally.start_leader("a", HTTP)
+    candidates.timing = BRISK
+    a, tree = candidates.start_leader("a", HTTP)
     port = wait_leads(a)
     elector = a.elector
     server = a.part("http")
@@ -340,22 +340,22 @@ def test_a_server_that_dies_again_and_again_disturbs_nobody(rally: Rally) -> Non
     wait_leads(a)
     assert os.listdir(f"/proc/{a.guardian}/fd") == descriptors
     assert ask(port, "/livez").status == 200
-    assert (a.elector, rally.witness.running()) == (elector, [tree])
+    assert (a.elector, candidates.witness.running()) == (elector, [tree])
     assert not a.events("stopping")
 
 
-def test_a_server_that_cannot_start_disturbs_nobody(rally: Rally) -> None:
+def test_a_server_that_cannot_start_disturbs_nobody(candidates: Candidates) -> None:
     """Where what it needs is broken, each server ends at once; the child runs all the same."""
-    rally.timing = LONG
-    broken = rally.directory / "broken" / "tornado"
+    candidates.timing = LONG
+    broken = candidates.directory / "broken" / "tornado"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ImportError('broken')")
     env = {"PYTHONPATH": f"{broken.parent}:{ROOT}"}
-    a = rally.start("a", HTTP, env=env)
-    (tree,) = rally.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
+    a = candidates.start("a", HTTP, env=env)
+    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
     a.wait_event("the server died", count=4, timeout_s=BOUND_S)
     assert a.events("internal error")[0]["error"] == "ImportError: broken"
-    assert rally.witness.running() == [tree]
+    assert candidates.witness.running() == [tree]
     assert not a.events("stopping")
     a.terminate()
     assert a.wait() == 143
@@ -366,26 +366,28 @@ def test_a_server_that_cannot_start_disturbs_nobody(rally: Rally) -> None:
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-def test_nothing_keeps_the_port_of_a_guardian_that_died(rally: Rally, hangs: bool) -> None:
+def test_nothing_keeps_the_port_of_a_guardian_that_died(
+    candidates: Candidates, hangs: bool
+) -> None:
     """The next leaderexec binds it at once, even if the server of the dead one hangs."""
     env = {}
     if hangs:
-        hung = rally.directory / "hung" / "tornado"
+        hung = candidates.directory / "hung" / "tornado"
         hung.mkdir(parents=True)
         (hung / "__init__.py").write_text("import time; time.sleep(3600)")
         env = {"PYTHONPATH": f"{hung.parent}:{ROOT}"}
-    a = rally.start("a", HTTP, child=puppet_command(*STUBBORN), env=env)
-    (tree,) = rally.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
-    rally.witness.wait_note("ready", "a")
+    a = candidates.start("a", HTTP, child=child_command(*STUBBORN), env=env)
+    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
+    candidates.witness.wait_note("ready", "a")
     parts = [a.part(name) for name in ("http", "elec", "keep")]
     if not hangs:
         wait_leads(a)
     kill(a.guardian)
     wait_until(lambda: is_gone(parts[0]), timeout_s=TAKEOVER_S, what="the server is gone")
-    other = (f"--lock=file:{rally.directory / 'other'}", "--election=y")
-    b = rally.start("b", *other, f"--http=127.0.0.1:{a.port}", "--id=b")
+    other = (f"--lock=file:{candidates.directory / 'other'}", "--election=y")
+    b = candidates.start("b", *other, f"--http=127.0.0.1:{a.port}", "--id=b")
     assert (b.port, wait_leads(b)) == (a.port, a.port)
-    rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
+    candidates.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
     for pid in parts:
         wait_until(lambda p=pid: is_gone(p), timeout_s=TAKEOVER_S, what=f"{pid} ended")  # type: ignore[misc]
 
@@ -400,9 +402,9 @@ def _sockets(pid: int) -> set[str]:
     return found
 
 
-def test_who_outlives_a_guardian_has_not_its_port(rally: Rally) -> None:
+def test_who_outlives_a_guardian_has_not_its_port(candidates: Candidates) -> None:
     """Elector and keeper, who may have a tree to kill yet, and the child hold no listener."""
-    a, tree = rally.start_leader("a", HTTP)
+    a, tree = candidates.start_leader("a", HTTP)
     here = f"0100007F:{wait_leads(a):04X}"
     with open("/proc/net/tcp") as file:
         rows = [line.split() for line in file.readlines()[1:]]
@@ -413,31 +415,33 @@ def test_who_outlives_a_guardian_has_not_its_port(rally: Rally) -> None:
 
 
 @_ROOT_ONLY
-def test_as_pid_1_a_take_over_costs_one_server(rally: Rally) -> None:
+def test_as_pid_1_a_take_over_costs_one_server(candidates: Candidates) -> None:
     """What kills all of a namespace kills the server too: the next one answers on the same port."""
-    a, tree = rally.start_leader(
-        "a", HTTP, child=puppet_command(*STUBBORN), wrapper=in_pid_namespace()
+    a, tree = candidates.start_leader(
+        "a", HTTP, child=child_command(*STUBBORN), wrapper=in_pid_namespace()
     )
     port = wait_leads(a)
     server, guardian = a.part("http"), a.guardian
     kill(a.keeper)
-    rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
+    candidates.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
     assert wait_another_server(a, server)
-    rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+    candidates.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
     wait_leads(a)
     assert ask(port, "/livez").status == 200
     assert (a.guardian, is_gone(server)) == (guardian, True)
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
 # --- signals ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_signals_to_everybody_end_the_server_last(rally: Rally, signum: signal.Signals) -> None:
+def test_signals_to_everybody_end_the_server_last(
+    candidates: Candidates, signum: signal.Signals
+) -> None:
     """A service manager that signals each process does not silence who tells of the drain."""
-    child = puppet_command("--ignore", "TERM,INT")
-    a, tree = rally.start_leader("a", HTTP, "--stop-timeout=1h", child=child)
+    child = child_command("--ignore", "TERM,INT")
+    a, tree = candidates.start_leader("a", HTTP, "--stop-timeout=1h", child=child)
     port = wait_leads(a)
     server = a.part("http")
     for pid in a.everything():
@@ -450,28 +454,28 @@ def test_signals_to_everybody_end_the_server_last(rally: Rally, signum: signal.S
     assert not a.events("the server died")
 
 
-def test_a_terminals_interrupt_is_the_childs(rally: Rally) -> None:
+def test_a_terminals_interrupt_is_the_childs(candidates: Candidates) -> None:
     """Ctrl-C reaches the child alone; the server answers until the guardian ends."""
     master, slave = pty.openpty()
-    a = rally.make(
+    a = candidates.make(
         "a",
         HTTP,
-        child=puppet_command("--ignore", "INT"),
+        child=child_command("--ignore", "INT"),
         wrapper=["setsid", "--ctty", "--wait"],
     )
     a.stdin = slave
     a.start()
     os.close(slave)
-    (tree,) = rally.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
-    rally.witness.wait_note("ready", "a")
+    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
+    candidates.witness.wait_note("ready", "a")
     port = wait_leads(a)
     server = a.part("http")
     os.write(master, b"\x03")
-    rally.witness.wait_note("signal INT", "a")
+    candidates.witness.wait_note("signal INT", "a")
     assert leads(port)
     assert a.part("http") == server
     a.terminate()
-    rally.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
+    candidates.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
     assert a.wait() == 143
     os.close(master)
 
@@ -479,10 +483,10 @@ def test_a_terminals_interrupt_is_the_childs(rally: Rally) -> None:
 # --- the child -------------------------------------------------------------------------------
 
 
-def _facts(rally: Rally) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the environment and the state that a puppet has noted."""
-    env: dict[str, str] = rally.witness.wait_note("env", "a").data["env"]
-    state: dict[str, Any] = rally.witness.wait_note("state", "a").data["state"]
+def _facts(candidates: Candidates) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the environment and the state that a test child has noted."""
+    env: dict[str, str] = candidates.witness.wait_note("env", "a").data["env"]
+    state: dict[str, Any] = candidates.witness.wait_note("state", "a").data["state"]
     return env, state
 
 
@@ -496,16 +500,16 @@ def _facts(rally: Rally) -> tuple[dict[str, str], dict[str, Any]]:
         pytest.param("[::1]:0", "[::1]", marks=_IPV6),
     ],
 )
-def test_the_child_is_told_where_to_ask(rally: Rally, http: str, host: str) -> None:
+def test_the_child_is_told_where_to_ask(candidates: Candidates, http: str, host: str) -> None:
     """The three variables name what answers, and nothing of ours is open in the child."""
-    child = puppet_command("--env-note", "--state-note")
-    a, _ = rally.start_leader("a", f"--http={http}", "--id=a", child=child)
+    child = child_command("--env-note", "--state-note")
+    a, _ = candidates.start_leader("a", f"--http={http}", "--id=a", child=child)
     wait_until(
         lambda: any(each.get("event") == "serving HTTP" for each in a.events()),
         timeout_s=BOUND_S,
         what="it serves",
     )
-    env, state = _facts(rally)
+    env, state = _facts(candidates)
     told = {name: value for name, value in env.items() if name.startswith("ELECTOR_")}
     assert told == {
         "ELECTOR_PATH": f"{host}:{a.port}",
@@ -524,9 +528,9 @@ def test_the_child_is_told_where_to_ask(rally: Rally, http: str, host: str) -> N
     assert {fd: to for fd, to in state["fds"].items() if int(fd) > 2 and "/fd" not in to} == {}
 
 
-def test_no_descriptor_of_ours_reaches_the_child(rally: Rally) -> None:
+def test_no_descriptor_of_ours_reaches_the_child(candidates: Candidates) -> None:
     """A plain command sees the three standard streams: no listener, no report channel."""
-    a = rally.start("a", HTTP, child=["/bin/sh", "-c", "ls /proc/self/fd | tr '\\n' ' '"])
+    a = candidates.start("a", HTTP, child=["/bin/sh", "-c", "ls /proc/self/fd | tr '\\n' ' '"])
     assert a.wait() == 0
     # The fourth is the one with which ls reads the directory.
     assert a.output.split() == ["0", "1", "2", "3"]
@@ -552,25 +556,29 @@ def _answers(host: str, port: int) -> bool:
         ("0.0.0.0:0", {"127.0.0.1"}),
     ],
 )
-def test_it_listens_where_it_was_told_to(rally: Rally, http: str, answering: set[str]) -> None:
+def test_it_listens_where_it_was_told_to(
+    candidates: Candidates, http: str, answering: set[str]
+) -> None:
     """A port alone means both families; an address means itself."""
-    a = rally.start("a", f"--http={http}", child=())
+    a = candidates.start("a", f"--http={http}", child=())
     a.wait_event("serving HTTP")
     assert {host for host in ("127.0.0.1", "::1") if _answers(host, a.port)} == answering
 
 
 @_ROOT_ONLY
 @pytest.mark.parametrize("http", [":0", "localhost:0"])
-def test_a_family_that_this_machine_lacks_is_done_without(rally: Rally, http: str) -> None:
+def test_a_family_that_this_machine_lacks_is_done_without(
+    candidates: Candidates, http: str
+) -> None:
     """In a container without IPv6, where `localhost` still has such an address, IPv4 serves."""
-    hosts = rally.directory / "hosts"
+    hosts = candidates.directory / "hosts"
     hosts.write_text("::1 localhost\n127.0.0.1 localhost\n")
     script = (
         "ip link set lo up && echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 && "
         f'mount --bind {hosts} /etc/hosts && exec "$@"'
     )
     wrapper = ["unshare", "--net", "--mount", "sh", "-c", script, "sh"]
-    a = rally.make("a", f"--http={http}", "--id=a", child=(), wrapper=wrapper).start()
+    a = candidates.make("a", f"--http={http}", "--id=a", child=(), wrapper=wrapper).start()
     a.wait_event("serving HTTP")
     inside = ["nsenter", f"--net=/proc/{a.guardian}/ns/net"]
     code = (
@@ -595,19 +603,19 @@ def test_a_family_that_this_machine_lacks_is_done_without(rally: Rally, http: st
         ("no-such-host.invalid:0", "not known"),
     ],
 )
-def test_where_it_cannot_listen_is_refused(rally: Rally, http: str, reason: str) -> None:
+def test_where_it_cannot_listen_is_refused(candidates: Candidates, http: str, reason: str) -> None:
     """One line that names flag, value and what is accepted; nothing was run, nothing is left."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         http = http.format(port=taken.getsockname()[1])
-        a = rally.start("a", f"--http={http}")
+        a = candidates.start("a", f"--http={http}")
         assert a.wait() == 2
     (line,) = a.log.splitlines()
     assert line.startswith(f"leaderexec: --http {http}: cannot listen: ")
     assert reason in line
     assert "accepted: " in line
     assert _left_of(a) == []
-    assert not rally.witness.trees()
-    assert not (rally.directory / "lock").exists()
+    assert not candidates.witness.trees()
+    assert not (candidates.directory / "lock").exists()
 
 
 def _imported(candidate: Candidate) -> set[str]:
@@ -619,17 +627,19 @@ def _imported(candidate: Candidate) -> set[str]:
 
 
 @pytest.mark.parametrize("serve", [True, False])
-def test_without_http_nobody_pays_for_it(rally: Rally, serve: bool) -> None:
+def test_without_http_nobody_pays_for_it(candidates: Candidates, serve: bool) -> None:
     """With `--http=` there is no server, nothing for the child to ask, and nothing is imported."""
-    a = rally.start(
+    a = candidates.start(
         "a",
         HTTP if serve else "--http=",
         env={"PYTHONPROFILEIMPORTTIME": "1"},
-        child=puppet_command("--env-note"),
+        child=child_command("--env-note"),
     )
-    rally.witness.wait_note("ready", "a", timeout_s=TAKEOVER_S)
-    wait_renewals(rally, 2)
-    told = {name for name in rally.witness.wait_note("env", "a").data["env"] if "ELECTOR" in name}
+    candidates.witness.wait_note("ready", "a", timeout_s=TAKEOVER_S)
+    wait_renewals(candidates, 2)
+    told = {
+        name for name in candidates.witness.wait_note("env", "a").data["env"] if "ELECTOR" in name
+    }
     if serve:
         metrics_of(a.port)
         assert len(told) == 3

@@ -15,26 +15,26 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.support.candidates import (
+from tests.support.candidate import (
     as_user,
+    child_command,
     children_of,
     in_pid_namespace,
     is_gone,
     is_pending,
     kill,
     name_of,
-    puppet_command,
     state_of,
 )
 from tests.support.inits import DIRECT, MAKES, OURS, Init, make_init, program_of, sheet
-from tests.support.puppet import signal_name
+from tests.support.testchild import signal_name
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from tests.support.rally import Rally
+    from tests.support.candidates import Candidates
     from tests.support.witness import Tree
 
 #: Nobody loses a lease here, however slow the machine.
@@ -53,25 +53,25 @@ as_pid_1 = pytest.mark.parametrize(
 
 
 @pytest.fixture(autouse=True)
-def _unhurried(rally: Rally) -> None:
-    rally.timing = UNHURRIED
+def _unhurried(candidates: Candidates) -> None:
+    candidates.timing = UNHURRIED
 
 
-def _start_puppet(
-    rally: Rally, make: str, *flags: str, wrapper: Sequence[str] = ()
+def _start_child(
+    candidates: Candidates, make: str, *flags: str, wrapper: Sequence[str] = ()
 ) -> tuple[Init, Tree]:
-    """Start an init around a puppet, and wait until that is ready."""
-    init = make_init(rally, make, child=puppet_command(*flags), wrapper=wrapper)
+    """Start an init around a test child, and wait until that is ready."""
+    init = make_init(candidates, make, child=child_command(*flags), wrapper=wrapper)
     init.start()
-    (tree,) = rally.witness.wait_running(1, init.name, timeout_s=BOUND_S)
-    rally.witness.wait_note("ready", init.name, timeout_s=BOUND_S)
+    (tree,) = candidates.witness.wait_running(1, init.name, timeout_s=BOUND_S)
+    candidates.witness.wait_note("ready", init.name, timeout_s=BOUND_S)
     return init, tree
 
 
 # --- exit codes
 
 
-def _exit_codes(rally: Rally, make: str, children: Iterable[Sequence[str]]) -> list[int]:
+def _exit_codes(candidates: Candidates, make: str, children: Iterable[Sequence[str]]) -> list[int]:
     """Run each child under an init of its own, and return the codes with which the inits ended."""
     codes: list[int] = []
     running: list[Init] = []
@@ -79,10 +79,10 @@ def _exit_codes(rally: Rally, make: str, children: Iterable[Sequence[str]]) -> l
     def wait_for_first() -> None:
         init = running.pop(0)
         codes.append(init.wait())
-        del rally.candidates[init.name]
+        del candidates.by_name[init.name]
 
     for child in children:
-        init = make_init(rally, make, child=child)
+        init = make_init(candidates, make, child=child)
         init.start()
         running.append(init)
         if len(running) == _AT_ONCE:
@@ -94,10 +94,10 @@ def _exit_codes(rally: Rally, make: str, children: Iterable[Sequence[str]]) -> l
 
 @pytest.mark.slow
 @every_program
-def test_all_256_exit_codes_are_faithful(rally: Rally, make: str) -> None:
+def test_all_256_exit_codes_are_faithful(candidates: Candidates, make: str) -> None:
     """Whatever code the child exits with, the init does: none has a meaning of its own here."""
     children = (["sh", "-c", f"exit {code}"] for code in range(256))
-    assert _exit_codes(rally, make, children) == list(range(256))
+    assert _exit_codes(candidates, make, children) == list(range(256))
 
 
 #: Signals that end no process by default.
@@ -116,11 +116,11 @@ def _library_signals() -> None:
 
 
 @every_program
-def test_the_death_by_every_signal_is_faithful(rally: Rally, make: str) -> None:
+def test_the_death_by_every_signal_is_faithful(candidates: Candidates, make: str) -> None:
     """A child that signal n ended makes 128+n, for each of the signals that can, real-time too."""
     script = "ulimit -c 0; kill -$0 $$; sleep 3600"
     children = (["sh", "-c", script, str(number)] for number in _ENDING)
-    assert _exit_codes(rally, make, children) == [128 + number for number in _ENDING]
+    assert _exit_codes(candidates, make, children) == [128 + number for number in _ENDING]
 
 
 #: What cannot be executed, and how the inits end then.
@@ -137,7 +137,9 @@ _REFUSED: Final = {
 
 @every_program
 @pytest.mark.parametrize("what", _REFUSED)
-def test_what_cannot_be_executed(rally: Rally, tmp_path: Path, make: str, what: str) -> None:
+def test_what_cannot_be_executed(
+    candidates: Candidates, tmp_path: Path, make: str, what: str
+) -> None:
     """127 for what is not there and 126 for what cannot be run, as of a shell."""
     path = tmp_path / what
     match what:
@@ -152,19 +154,19 @@ def test_what_cannot_be_executed(rally: Rally, tmp_path: Path, make: str, what: 
             path.parent.write_text("")
         case "loop":
             path.symlink_to(path)
-    init = make_init(rally, make, child=[str(path)]).start()
+    init = make_init(candidates, make, child=[str(path)]).start()
     assert init.wait() == _REFUSED[what][make]
     # The end of a long path is cut off.
     assert str(path)[:40] in init.log
 
 
 @every_program
-def test_a_script_without_a_first_line(rally: Rally, tmp_path: Path, make: str) -> None:
+def test_a_script_without_a_first_line(candidates: Candidates, tmp_path: Path, make: str) -> None:
     """What is in no format that the kernel knows is run by a shell, as execvp has it."""
     path = tmp_path / "script"
     path.write_text('exit "$1"\n')
     path.chmod(0o755)
-    assert make_init(rally, make, child=[str(path), "7"]).start().wait() == 7
+    assert make_init(candidates, make, child=[str(path), "7"]).start().wait() == 7
 
 
 # --- signals
@@ -223,15 +225,17 @@ _SENDABLE: Final = sorted(set(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP})
 _LAST: Final = 64
 
 
-def _fate(rally: Rally, init: Init, tree: Tree, signum: int) -> str:
+def _fate(candidates: Candidates, init: Init, tree: Tree, signum: int) -> str:
     """Send a signal to an init, and say what became of it; the child notes all and obeys none."""
     pid, child = init.guardian, tree.pids[0]
-    before = len(rally.witness.notes(init.name))
+    before = len(candidates.witness.notes(init.name))
     os.kill(pid, signum)
     last = [signal_name(_LAST)]
 
     def told() -> list[str]:
-        return [note.text.partition(" ")[2] for note in rally.witness.notes(init.name)[before:]]
+        return [
+            note.text.partition(" ")[2] for note in candidates.witness.notes(init.name)[before:]
+        ]
 
     def fate() -> str | None:
         if is_gone(pid):
@@ -260,7 +264,7 @@ def _fate(rally: Rally, init: Init, tree: Tree, signum: int) -> str:
         if not is_gone(pid):
             os.kill(pid, _LAST)
     what = f"the fate of {signal_name(signum)}"
-    found = rally.witness.wait_for(fate, timeout_s=BOUND_S, what=what)
+    found = candidates.witness.wait_for(fate, timeout_s=BOUND_S, what=what)
     if found == "STOP":
 
         def is_over() -> bool:
@@ -269,7 +273,7 @@ def _fate(rally: Rally, init: Init, tree: Tree, signum: int) -> str:
                     os.kill(each, signal.SIGCONT)
             return last[0] in told()
 
-        rally.witness.wait_for(is_over, timeout_s=BOUND_S, what="both are continued")
+        candidates.witness.wait_for(is_over, timeout_s=BOUND_S, what="both are continued")
     return found
 
 
@@ -282,7 +286,7 @@ def _final_for(init: Init) -> frozenset[int]:
 @every_init
 @as_pid_1
 def test_every_signal_reaches_the_child_once(
-    rally: Rally, make: str, wrapper: Sequence[str]
+    candidates: Candidates, make: str, wrapper: Sequence[str]
 ) -> None:
     """What is sent to the init the child gets as it is, or as the table says; real-time too.
 
@@ -296,8 +300,8 @@ def test_every_signal_reaches_the_child_once(
         fate = FATES[make].get(signum, name)
         expected[name] = NOTHING if wrapper and fate == DEATH else fate
         if running is None:
-            running = _start_puppet(rally, make, "--ignore", "ALL", wrapper=wrapper)
-        found[name] = _fate(rally, *running, signum)
+            running = _start_child(candidates, make, "--ignore", "ALL", wrapper=wrapper)
+        found[name] = _fate(candidates, *running, signum)
         if found[name] == DEATH or signum in _final_for(running[0]):
             running[0].kill()
             running = None
@@ -317,21 +321,23 @@ _TO_THE_GROUP: Final = {
 
 @every_init
 @as_pid_1
-def test_who_gets_a_signal(rally: Rally, make: str, wrapper: Sequence[str]) -> None:
+def test_who_gets_a_signal(candidates: Candidates, make: str, wrapper: Sequence[str]) -> None:
     """A forwarded signal and a request to stop go to the child alone, or to its whole group."""
-    init, tree = _start_puppet(
-        rally, make, "--ignore", "ALL", "--spawn", "plain+ignore*2", wrapper=wrapper
+    init, tree = _start_child(
+        candidates, make, "--ignore", "ALL", "--spawn", "plain+ignore*2", wrapper=wrapper
     )
     last = f"signal {signal_name(_LAST)}"
     for count, sent in enumerate((signal.SIGUSR1, signal.SIGTERM), start=1):
         text = f"signal {signal_name(sent)}"
         init.signal(sent)
-        rally.witness.wait_note(text, init.name, timeout_s=BOUND_S)
+        candidates.witness.wait_note(text, init.name, timeout_s=BOUND_S)
         for pid in tree.pids:
             os.kill(pid, _LAST)
         # Whoever has noted this one has noted all that came before.
-        rally.witness.wait_note(last, init.name, count=count * len(tree.pids), timeout_s=BOUND_S)
-        reached = {note.pid for note in rally.witness.notes(init.name) if note.text == text}
+        candidates.witness.wait_note(
+            last, init.name, count=count * len(tree.pids), timeout_s=BOUND_S
+        )
+        reached = {note.pid for note in candidates.witness.notes(init.name) if note.text == text}
         assert reached == set(tree.pids if _TO_THE_GROUP[make] else tree.pids[:1])
 
 
@@ -348,9 +354,9 @@ _LEADS: Final = {
 
 @every_init
 @as_pid_1
-def test_groups_and_sessions(rally: Rally, make: str, wrapper: Sequence[str]) -> None:
+def test_groups_and_sessions(candidates: Candidates, make: str, wrapper: Sequence[str]) -> None:
     """The child has a process group of its own and, where the table says so, a session."""
-    init = make_init(rally, make, wrapper=wrapper).start()
+    init = make_init(candidates, make, wrapper=wrapper).start()
     child = init.wait_child()
     assert (os.getpgid(child) == child, os.getsid(child) == child) == _LEADS[make]
     if not _LEADS[make][1]:
@@ -443,7 +449,7 @@ def _without_tree_group(cgroups: str) -> str:
 @pytest.mark.parametrize("user", _USERS)
 @as_pid_1
 def test_a_child_is_as_if_it_had_been_executed_directly(
-    rally: Rally, tmp_path: Path, make: str, user: str, wrapper: Sequence[str]
+    candidates: Candidates, tmp_path: Path, make: str, user: str, wrapper: Sequence[str]
 ) -> None:
     """All that /proc tells of a child is the same without an init, but for what the table says.
 
@@ -457,7 +463,7 @@ def test_a_child_is_as_if_it_had_been_executed_directly(
     sheets = []
     for each in (DIRECT, make):
         init = make_init(
-            rally, each, "--allow-privilege-escalation", wrapper=surroundings, env=_BYTES
+            candidates, each, "--allow-privilege-escalation", wrapper=surroundings, env=_BYTES
         ).start()
         child = init.wait_child()
         assert children_of(child) == []
@@ -474,24 +480,24 @@ def test_a_child_is_as_if_it_had_been_executed_directly(
 
 @every_program
 @pytest.mark.parametrize("env", [{}, {"LANG": "C"}, {"LC_CTYPE": "POSIX"}], ids=str)
-def test_no_variable_is_added(rally: Rally, make: str, env: Mapping[str, str]) -> None:
+def test_no_variable_is_added(candidates: Candidates, make: str, env: Mapping[str, str]) -> None:
     """Without a locale, the rule in containers, the environment is passed on as it is."""
     seen = []
     for each in (DIRECT, make):
-        init = make_init(rally, each, env=env).start()
+        init = make_init(candidates, each, env=env).start()
         seen.append(_without_leadership(sheet(init, init.wait_child())["environ"]))
     assert seen[1] == seen[0]
 
 
-def test_ignored_child_signals_stay_ignored(rally: Rally) -> None:
+def test_ignored_child_signals_stay_ignored(candidates: Candidates) -> None:
     """We must hear of our children's ends; the child still starts with what it was given."""
     script = (
         "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
         "os.execvp(sys.argv[1], sys.argv[1:])"
     )
     wrapper = [sys.executable, "-I", "-S", "-c", script]
-    init = make_init(rally, "leaderexec", wrapper=wrapper, child=["sh", "-c", "exit 7"])
-    inside = make_init(rally, "leaderexec", wrapper=wrapper).start()
+    init = make_init(candidates, "leaderexec", wrapper=wrapper, child=["sh", "-c", "exit 7"])
+    inside = make_init(candidates, "leaderexec", wrapper=wrapper).start()
     ignored = int(sheet(inside, inside.wait_child())["SigIgn"], 16)
     assert ignored & 1 << (signal.SIGCHLD - 1)
     inside.terminate()
@@ -499,11 +505,11 @@ def test_ignored_child_signals_stay_ignored(rally: Rally) -> None:
 
 
 @every_program
-def test_arguments_are_passed_byte_for_byte(rally: Rally, make: str) -> None:
+def test_arguments_are_passed_byte_for_byte(candidates: Candidates, make: str) -> None:
     """Words that are no text, empty, very long or like options are the command's own."""
     words = ["cat", "--", "/proc/self/cmdline", os.fsdecode(b"\xff\xfe"), "", "a\nb", "--", "-e"]
     words += ["--election=other", "x" * 100_000, "*", "$HOME"]
-    init = make_init(rally, make, child=words, env={"LC_ALL": "C"}).start()
+    init = make_init(candidates, make, child=words, env={"LC_ALL": "C"}).start()
     init.wait()
     assert init.output_path.read_bytes() == b"".join(os.fsencode(w) + b"\0" for w in words)
 
@@ -515,12 +521,12 @@ _DUMPED: Final = {"leaderexec": {"Parent death signal": "KILL"}}
 @_root_only
 @every_program
 @pytest.mark.parametrize("user", _USERS)
-def test_what_a_process_can_only_say_itself(rally: Rally, make: str, user: str) -> None:
+def test_what_a_process_can_only_say_itself(candidates: Candidates, make: str, user: str) -> None:
     """Secure bits and ambient capabilities are kept; a child of ours dies with its keeper."""
     dumps = []
     for each in (DIRECT, make):
         init = make_init(
-            rally,
+            candidates,
             each,
             "--allow-privilege-escalation",
             child=["setpriv", "--dump"],
@@ -554,10 +560,10 @@ _ABANDONING: Final = (
     ],
 )
 def test_orphans_are_reaped_while_the_child_runs(
-    rally: Rally, make: str, wrapper: Sequence[str]
+    candidates: Candidates, make: str, wrapper: Sequence[str]
 ) -> None:
     """Hundreds of processes that the child has abandoned leave no zombie; those that live stay."""
-    init = make_init(rally, make, child=_ABANDONING, wrapper=wrapper).start()
+    init = make_init(candidates, make, child=_ABANDONING, wrapper=wrapper).start()
     child = init.wait_child("tail")
     reaper = child if make == DIRECT else init.keeper if make in OURS else init.guardian
 
@@ -580,28 +586,28 @@ _OUTLIVES: Final = {"tini": True, "dumb-init": True, "leaderexec": False}
 
 
 @every_program
-def test_what_the_child_leaves(rally: Rally, make: str) -> None:
+def test_what_the_child_leaves(candidates: Candidates, make: str) -> None:
     """When the child has ended, ours alone ends when nothing that it started is left."""
     init = make_init(
-        rally,
+        candidates,
         make,
         "--stop-timeout=1s",
-        child=puppet_command("--spawn", "setsid+ignore", "--after", "0.2", "--exit", "5"),
+        child=child_command("--spawn", "setsid+ignore", "--after", "0.2", "--exit", "5"),
     ).start()
     assert init.wait() == 5
-    (tree,) = rally.witness.trees(init.name)
+    (tree,) = candidates.witness.trees(init.name)
     assert len(tree.pids) == 2
     assert tree.running == _OUTLIVES[make]
 
 
 @every_program
-def test_an_init_that_is_killed(rally: Rally, make: str) -> None:
+def test_an_init_that_is_killed(candidates: Candidates, make: str) -> None:
     """Not being PID 1, ours alone has no child left when it is killed."""
-    init, tree = _start_puppet(rally, make, "--spawn", "setsid+ignore")
+    init, tree = _start_child(candidates, make, "--spawn", "setsid+ignore")
     kill(init.guardian)
     if _OUTLIVES[make]:
         assert init.wait() == 128 + signal.SIGKILL
         os.kill(tree.pids[0], signal.SIGUSR2)  # which still reaches it, and ends it
-        rally.witness.wait_note("signal USR2", init.name, timeout_s=BOUND_S)
+        candidates.witness.wait_note("signal USR2", init.name, timeout_s=BOUND_S)
     else:
-        rally.witness.wait_ended(tree, timeout_s=BOUND_S)
+        candidates.witness.wait_ended(tree, timeout_s=BOUND_S)

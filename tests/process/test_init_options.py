@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import seccomp
-from tests.support.candidates import (
+from tests.support.candidate import (
     BRISK,
     ROOT,
     as_user,
+    child_command,
     in_pid_namespace,
     is_gone,
     kill,
-    puppet_command,
     stop,
 )
 from tests.support.cgroup import KillGroup
@@ -30,16 +30,16 @@ from tests.support.wait import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.candidates import Candidate
-    from tests.support.rally import Rally
+    from tests.support.candidate import Candidate
+    from tests.support.candidates import Candidates
 
 NOBODY = 65534
 _ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and users need root")
 
 
-def received(rally: Rally, candidate: str = "a") -> list[str]:
+def received(candidates: Candidates, candidate: str = "a") -> list[str]:
     """Return the signals that the processes of a candidate's tree were sent."""
-    words = (note.text.split() for note in rally.witness.notes(candidate))
+    words = (note.text.split() for note in candidates.witness.notes(candidate))
     return [word[1] for word in words if word[0] == "signal"]
 
 
@@ -57,85 +57,88 @@ def received(rally: Rally, candidate: str = "a") -> list[str]:
         ("USR1:RTMIN+5", signal.SIGUSR1, "39"),
     ],
 )
-def test_a_signal_is_rewritten(rally: Rally, rewrite: str, sent: int, gets: str) -> None:
+def test_a_signal_is_rewritten(candidates: Candidates, rewrite: str, sent: int, gets: str) -> None:
     """The child gets the other signal, once, and never the one that was sent."""
-    child = puppet_command("--exit-on", gets, "--exit", "4")
-    candidate, _ = rally.start_leader("a", f"--rewrite-signal={rewrite}", child=child)
+    child = child_command("--exit-on", gets, "--exit", "4")
+    candidate, _ = candidates.start_leader("a", f"--rewrite-signal={rewrite}", child=child)
     candidate.signal(sent)
     assert candidate.wait() == 4
-    assert received(rally) == [gets]
+    assert received(candidates) == [gets]
 
 
-def test_a_dropped_signal_reaches_nobody(rally: Rally) -> None:
+def test_a_dropped_signal_reaches_nobody(candidates: Candidates) -> None:
     """What is rewritten to 0 is not sent, and what comes after it is."""
-    child = puppet_command("--exit-on", "USR2")
-    candidate, _ = rally.start_leader("a", "--rewrite-signal=USR1:0", child=child)
+    child = child_command("--exit-on", "USR2")
+    candidate, _ = candidates.start_leader("a", "--rewrite-signal=USR1:0", child=child)
     candidate.signal(signal.SIGUSR1)
     candidate.signal(signal.SIGUSR2)
     assert candidate.wait() == 0
-    assert received(rally) == ["USR2"]
+    assert received(candidates) == ["USR2"]
 
 
-def test_a_dropped_stop_signal_stops_all_the_same(rally: Rally) -> None:
+def test_a_dropped_stop_signal_stops_all_the_same(candidates: Candidates) -> None:
     """A request to stop is one although the child is not told: it is killed when its time is up."""
     options = ("--rewrite-signal=TERM:0", "--stop-timeout=500ms")
-    candidate, _ = rally.start_leader("a", *options)
-    standby = rally.start_standby("b", *options)
+    candidate, _ = candidates.start_leader("a", *options)
+    standby = candidates.start_standby("b", *options)
     standby.terminate()
     assert standby.wait() == 143
     candidate.terminate()
     assert candidate.wait() == 137
-    assert received(rally) == []
+    assert received(candidates) == []
 
 
-def test_leftovers_get_the_rewritten_stop_signal(rally: Rally) -> None:
+def test_leftovers_get_the_rewritten_stop_signal(candidates: Candidates) -> None:
     """What the child leaves behind is asked to stop in the same words."""
-    child = puppet_command("--spawn", "plain", "--after", "0", "--exit", "5")
-    candidate = rally.start("a", "--rewrite-signal=TERM:QUIT", child=child)
+    child = child_command("--spawn", "plain", "--after", "0", "--exit", "5")
+    candidate = candidates.start("a", "--rewrite-signal=TERM:QUIT", child=child)
     assert candidate.wait() == 5
-    assert received(rally) == ["QUIT"]
+    assert received(candidates) == ["QUIT"]
 
 
-def test_on_loss_the_child_gets_the_rewritten_stop_signal(rally: Rally) -> None:
+def test_on_loss_the_child_gets_the_rewritten_stop_signal(candidates: Candidates) -> None:
     """A stop that nobody asked for is announced as one that somebody did."""
-    rally.timing = BRISK  # with time to hear it, however late we are
-    child = puppet_command("--exit-on", "QUIT")
-    leader, tree = rally.start_leader("a", "--rewrite-signal=TERM:QUIT", child=child)
+    candidates.timing = BRISK  # with time to hear it, however late we are
+    child = child_command("--exit-on", "QUIT")
+    leader, tree = candidates.start_leader("a", "--rewrite-signal=TERM:QUIT", child=child)
     stop(leader.elector)
-    rally.witness.wait_ended(tree, timeout_s=30)
-    assert received(rally) == ["QUIT"]
+    candidates.witness.wait_ended(tree, timeout_s=30)
+    assert received(candidates) == ["QUIT"]
 
 
 # --- --remap-exit --------------------------------------------------------------------------------
 
 
-def test_exit_codes_are_remapped(rally: Rally) -> None:
+def test_exit_codes_are_remapped(candidates: Candidates) -> None:
     """The child's own code, its death by a signal, and a standby's end by one, by the table."""
     options = ("--remap-exit=143:0", "--remap-exit=7:3,137:1")
-    first, _ = rally.start_leader("a", *options)
-    standby = rally.start_standby("b", *options)
+    first, _ = candidates.start_leader("a", *options)
+    standby = candidates.start_standby("b", *options)
     standby.terminate()
     assert standby.wait() == 0
     first.terminate()
     assert first.wait() == 0
     assert (
-        rally.start("c", *options, child=puppet_command("--after", "0", "--exit", "7")).wait() == 3
+        candidates.start("c", *options, child=child_command("--after", "0", "--exit", "7")).wait()
+        == 3
     )
-    killed = puppet_command("--after", "0", "--die", "KILL")
-    assert rally.start("d", *options, child=killed).wait() == 1
+    killed = child_command("--after", "0", "--die", "KILL")
+    assert candidates.start("d", *options, child=killed).wait() == 1
 
 
-def test_our_own_exit_codes_stay(rally: Rally) -> None:
+def test_our_own_exit_codes_stay(candidates: Candidates) -> None:
     """A timeout is a timeout, also where a child's 124 would be told as something else."""
-    rally.start_leader("a")
-    standby = rally.start("b", "--timeout=0", "--remap-exit=124:0")
+    candidates.start_leader("a")
+    standby = candidates.start("b", "--timeout=0", "--remap-exit=124:0")
     assert standby.wait() == 124
     assert "not leader within --timeout" in standby.log
 
 
-def test_a_child_that_exits_with_a_code_of_ours_is_not_told_as_a_failure(rally: Rally) -> None:
+def test_a_child_that_exits_with_a_code_of_ours_is_not_told_as_a_failure(
+    candidates: Candidates,
+) -> None:
     """75 of a child is the child's: no leadership was lost."""
-    candidate = rally.start("a", child=puppet_command("--after", "0", "--exit", "75"))
+    candidate = candidates.start("a", child=child_command("--after", "0", "--exit", "75"))
     assert candidate.wait() == 75
     assert "leadership lost" not in candidate.log
 
@@ -146,37 +149,37 @@ def test_a_child_that_exits_with_a_code_of_ours_is_not_told_as_a_failure(rally: 
 _WAITS = ["sh", "-c", '"$@" & wait', "sh"]
 
 
-def test_we_stop_when_our_parent_dies(rally: Rally) -> None:
+def test_we_stop_when_our_parent_dies(candidates: Candidates) -> None:
     """The signal stops us as if somebody had sent it: the child drains, the lock is given back."""
-    leader, tree = rally.start_leader("a", "--parent-death-signal=TERM", wrapper=_WAITS)
-    rally.start_standby("b")
+    leader, tree = candidates.start_leader("a", "--parent-death-signal=TERM", wrapper=_WAITS)
+    candidates.start_standby("b")
     guardian = leader.guardian
     kill(leader.process.pid)
-    rally.witness.wait_successor(tree, timeout_s=20)
+    candidates.witness.wait_successor(tree, timeout_s=20)
     wait_until(lambda: is_gone(guardian), timeout_s=10, what="the guardian ends")
-    assert received(rally) == ["TERM"]
-    rally.assert_exclusive()
+    assert received(candidates) == ["TERM"]
+    candidates.assert_exclusive()
 
 
-def test_without_the_option_we_outlive_our_parent(rally: Rally) -> None:
+def test_without_the_option_we_outlive_our_parent(candidates: Candidates) -> None:
     """A parent's death alone ends nothing."""
-    leader, tree = rally.start_leader("a", "--rewrite-signal=USR1:USR2", wrapper=_WAITS)
+    leader, tree = candidates.start_leader("a", "--rewrite-signal=USR1:USR2", wrapper=_WAITS)
     guardian = leader.guardian
     kill(leader.process.pid)
     os.kill(guardian, signal.SIGUSR1)  # it is answered after whatever the death would have sent
-    rally.witness.wait_note("signal USR2", "a")
-    assert received(rally) == ["USR2"]
+    candidates.witness.wait_note("signal USR2", "a")
+    assert received(candidates) == ["USR2"]
     assert tree.pids
     os.kill(guardian, signal.SIGKILL)
 
 
-def test_killed_by_our_parents_death(rally: Rally) -> None:
+def test_killed_by_our_parents_death(candidates: Candidates) -> None:
     """KILL ends the guardian in the same moment, and the tree with it, before another runs."""
-    leader, tree = rally.start_leader("a", "--parent-death-signal=KILL", wrapper=_WAITS)
-    rally.start_standby("b")
+    leader, tree = candidates.start_leader("a", "--parent-death-signal=KILL", wrapper=_WAITS)
+    candidates.start_standby("b")
     kill(leader.process.pid)
-    rally.witness.wait_successor(tree, timeout_s=20)
-    rally.assert_exclusive()
+    candidates.witness.wait_successor(tree, timeout_s=20)
+    candidates.assert_exclusive()
 
 
 # --- --allow-privilege-escalation ----------------------------------------------------------------
@@ -189,10 +192,12 @@ def setuid() -> Iterator[SetuidRoot]:
         yield program
 
 
-def test_privileges_are_gained_where_that_is_allowed(rally: Rally, setuid: SetuidRoot) -> None:
+def test_privileges_are_gained_where_that_is_allowed(
+    candidates: Candidates, setuid: SetuidRoot
+) -> None:
     """A child that became root is one that we may not kill: the lock is kept until it ends."""
-    child = setuid.puppet("--ignore", "TERM")
-    leader, tree = rally.start_leader(
+    child = setuid.child_command("--ignore", "TERM")
+    leader, tree = candidates.start_leader(
         "a",
         "--allow-privilege-escalation",
         "--stop-timeout=200ms",
@@ -200,13 +205,13 @@ def test_privileges_are_gained_where_that_is_allowed(rally: Rally, setuid: Setui
         wrapper=as_user(NOBODY),
     )
     assert [process.uid for process in tree.processes] == [0]
-    rally.start_standby("b")
+    candidates.start_standby("b")
     leader.terminate()
     leader.wait_event("killing the tree without its keeper")
-    assert rally.witness.running() == [tree]
+    assert candidates.witness.running() == [tree]
     os.kill(tree.main, signal.SIGKILL)
-    rally.witness.wait_successor(tree, timeout_s=30)
-    rally.assert_exclusive()
+    candidates.witness.wait_successor(tree, timeout_s=30)
+    candidates.assert_exclusive()
 
 
 # --- no subreaper --------------------------------------------------------------------------------
@@ -218,42 +223,44 @@ def _warned(candidate: Candidate) -> bool:
     return "neither PID 1 nor a subreaper" in candidate.log
 
 
-def test_a_warning_where_orphans_fall_to_nobody_of_ours(rally: Rally) -> None:
+def test_a_warning_where_orphans_fall_to_nobody_of_ours(candidates: Candidates) -> None:
     """It runs and stops as ever, says what it cannot promise, and its code is the child's."""
-    leader, tree = rally.start_leader(
-        "a", wrapper=_NO_SUBREAPER, child=puppet_command("--exit", "6")
+    leader, tree = candidates.start_leader(
+        "a", wrapper=_NO_SUBREAPER, child=child_command("--exit", "6")
     )
-    rally.start_standby("b")
+    candidates.start_standby("b")
     leader.terminate()
-    rally.witness.wait_successor(tree, timeout_s=20)
+    candidates.witness.wait_successor(tree, timeout_s=20)
     assert leader.wait() == 143
     assert _warned(leader)
-    assert not _warned(rally.candidates["b"])
-    rally.assert_exclusive()
+    assert not _warned(candidates.by_name["b"])
+    candidates.assert_exclusive()
 
 
 @_ROOT_ONLY
-def test_as_pid_1_no_subreaper_is_needed(rally: Rally) -> None:
+def test_as_pid_1_no_subreaper_is_needed(candidates: Candidates) -> None:
     """What the child abandons falls to PID 1, and is dead before another begins."""
-    child = puppet_command("--spawn", "daemon+ignore*2", "--after", "2", "--exit", "6")
+    child = child_command("--spawn", "daemon+ignore*2", "--after", "2", "--exit", "6")
     wrapper = [*in_pid_namespace(), *_NO_SUBREAPER]
-    leader, tree = rally.start_leader("a", wrapper=wrapper, child=child)
-    rally.start_standby("b")
-    rally.witness.wait_successor(tree, timeout_s=20)
+    leader, tree = candidates.start_leader("a", wrapper=wrapper, child=child)
+    candidates.start_standby("b")
+    candidates.witness.wait_successor(tree, timeout_s=20)
     assert leader.wait() == 6
     assert not _warned(leader)
     assert len(tree.pids) == 3
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
-def test_without_a_subreaper_a_dead_guardians_lock_is_not_given_back(rally: Rally) -> None:
+def test_without_a_subreaper_a_dead_guardians_lock_is_not_given_back(
+    candidates: Candidates,
+) -> None:
     """Its keeper cannot prove that nothing is left: the lease runs out instead."""
-    leader, tree = rally.start_leader("a", wrapper=_NO_SUBREAPER)
-    rally.start_standby("b")
+    leader, tree = candidates.start_leader("a", wrapper=_NO_SUBREAPER)
+    candidates.start_standby("b")
     kill(leader.guardian)
-    rally.witness.wait_successor(tree, timeout_s=60)
+    candidates.witness.wait_successor(tree, timeout_s=60)
     assert "the lock is not given back" in leader.log
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
 # --- a control group of our own ------------------------------------------------------------------
@@ -285,23 +292,25 @@ def delegated() -> Iterator[tuple[list[str], Path]]:
 
 @_ROOT_ONLY
 def test_a_tree_has_a_control_group_where_we_own_one(
-    rally: Rally, delegated: tuple[list[str], Path]
+    candidates: Candidates, delegated: tuple[list[str], Path]
 ) -> None:
     """The whole tree is in it, we are not, run after run it is the same one, and it is removed."""
     wrapper, path = delegated
-    child = puppet_command("--spawn", "setsid*2", "--ignore", "TERM")
-    leader, tree = rally.start_leader("a", "--stop-timeout=300ms", wrapper=wrapper, child=child)
+    child = child_command("--spawn", "setsid*2", "--ignore", "TERM")
+    leader, tree = candidates.start_leader(
+        "a", "--stop-timeout=300ms", wrapper=wrapper, child=child
+    )
     ours = group_of(leader.guardian)
     assert {group_of(pid) for pid in tree.pids} == {f"{ours}/leaderexec-tree"}
     assert group_of(leader.elector) == ours
     stop(leader.elector)
-    again = rally.witness.wait_successor(tree, timeout_s=30)
-    rally.witness.wait_note("ready", "a", count=2)
+    again = candidates.witness.wait_successor(tree, timeout_s=30)
+    candidates.witness.wait_note("ready", "a", count=2)
     assert {group_of(pid) for pid in again.pids} == {f"{ours}/leaderexec-tree"}
     leader.terminate()
     assert leader.wait() == 137
     assert not groups_below(path)
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
 @_ROOT_ONLY
@@ -336,12 +345,12 @@ def test_one_write_kills_what_is_in_the_group(delegated: tuple[list[str], Path])
 
 
 @_ROOT_ONLY
-def test_elsewhere_there_is_no_group(rally: Rally) -> None:
+def test_elsewhere_there_is_no_group(candidates: Candidates) -> None:
     """Off PID 1, and where the namespace is not our own, the child stays in our group."""
     for name, wrapper in (("a", []), ("b", in_pid_namespace())):
-        lock = ("--election=x", f"--lock=file:{rally.directory / name}-lock")
-        candidate = rally.make(name, wrapper=wrapper, lock=lock).start()
-        (tree,) = rally.witness.wait_running(1, name, timeout_s=20)
+        lock = ("--election=x", f"--lock=file:{candidates.directory / name}-lock")
+        candidate = candidates.make(name, wrapper=wrapper, lock=lock).start()
+        (tree,) = candidates.witness.wait_running(1, name, timeout_s=20)
         assert len({group_of(pid) for pid in (candidate.guardian, *tree.pids)}) == 1
         candidate.terminate()
         candidate.wait()

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from tests.support import plugin as plugin_module
-from tests.support.candidates import ROOT, as_user, is_gone, parent_of, puppet_command, state_of
+from tests.support.candidate import ROOT, as_user, child_command, is_gone, parent_of, state_of
 from tests.support.cgroup import CpuGroup, KillGroup, MemoryGroup, NoCgroup
 from tests.support.clock import SLACK_S, NoSteppedClock, SteppedClock
 from tests.support.names import NameServer
@@ -33,7 +33,7 @@ from tests.support.wait import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tests.support.rally import Rally
+    from tests.support.candidates import Candidates
     from tests.support.witness import Witness
 
 T = TypeVar("T")
@@ -131,23 +131,23 @@ while True:
             assert waited_ns >= 150_000_000
 
 
-def test_clock_under_a_candidate(tmp_path: Path, rally: Rally) -> None:
+def test_clock_under_a_candidate(tmp_path: Path, candidates: Candidates) -> None:
     """A candidate's own clock steps; its child's stamps do not, and it can be spared altogether."""
     with or_skip(lambda: SteppedClock(tmp_path)) as clock:
         began_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        child = puppet_command()
-        leader = rally.start("a", child=child, env=clock.env)
-        (tree,) = rally.witness.wait_running(1, "a", timeout_s=30)
-        lock = ["--election=y", f"--lock=file:{rally.directory / 'other-lock'}"]
-        spared = rally.make("b", child=clock.without(child), env=clock.env, lock=lock).start()
-        (other,) = rally.witness.wait_running(1, "b", timeout_s=30)
+        child = child_command()
+        leader = candidates.start("a", child=child, env=clock.env)
+        (tree,) = candidates.witness.wait_running(1, "a", timeout_s=30)
+        lock = ["--election=y", f"--lock=file:{candidates.directory / 'other-lock'}"]
+        spared = candidates.make("b", child=clock.without(child), env=clock.env, lock=lock).start()
+        (other,) = candidates.witness.wait_running(1, "b", timeout_s=30)
         assert all(map(clock.covers, (leader.guardian, leader.elector, tree.main, spared.guardian)))
         assert not clock.covers(other.main)
         assert began_ns < tree.started_ns < time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         clock.step(3600)
 
         def is_ahead() -> bool:
-            record = json.loads((rally.directory / "lock").read_text())["record"]
+            record = json.loads((candidates.directory / "lock").read_text())["record"]
             renewed = datetime.fromisoformat(record["renewTime"])
             return (renewed - datetime.now(UTC)).total_seconds() > 1800
 
@@ -248,21 +248,21 @@ def test_slow_executable_leaves_nothing_hung(tmp_path: Path, started: Started, h
     assert list((tmp_path / "slow").iterdir()) == []
 
 
-def test_slow_executable_under_a_candidate(tmp_path: Path, rally: Rally) -> None:
+def test_slow_executable_under_a_candidate(tmp_path: Path, candidates: Candidates) -> None:
     """A new leader's child hangs in exec, and runs when the filesystem answers."""
-    with or_skip(lambda: SlowExecutable(tmp_path, script_of(puppet_command()))) as slow:
-        first, tree = rally.start_leader("a")
-        second = rally.make("b", child=[str(slow.path)], wrapper=slow.wrapper).start()
+    with or_skip(lambda: SlowExecutable(tmp_path, script_of(child_command()))) as slow:
+        first, tree = candidates.start_leader("a")
+        second = candidates.make("b", child=[str(slow.path)], wrapper=slow.wrapper).start()
         second.wait_event(f"leader is {first.identity}")  # it has looked at its command by now
         slow.hang()
         first.terminate()
         (pid,) = slow.wait_hung()
         assert parent_of(pid) == second.keeper
-        rally.witness.wait_ended(tree)
-        assert not rally.witness.running()
+        candidates.witness.wait_ended(tree)
+        assert not candidates.witness.running()
         slow.go_on()
-        assert rally.witness.wait_successor(tree, timeout_s=30).main == pid
-        rally.assert_exclusive()
+        assert candidates.witness.wait_successor(tree, timeout_s=30).main == pid
+        candidates.assert_exclusive()
 
 
 # --- names
@@ -329,18 +329,18 @@ def test_kill_group_kills_all_at_once(started: Started) -> None:
         assert outside.poll() is None
 
 
-def test_memory_group_kills_the_hungry(rally: Rally) -> None:
+def test_memory_group_kills_the_hungry(candidates: Candidates) -> None:
     """A child that takes more than its group has is killed by the kernel, after it was ready."""
     with or_skip(lambda: MemoryGroup(64)) as group:
-        child = [*group.wrapper, *puppet_command("--eat", "200")]
-        leader = rally.start("a", child=child)
-        (tree,) = rally.witness.wait_for(
-            lambda: rally.witness.trees("a") or None, timeout_s=30, what="a tree of a"
+        child = [*group.wrapper, *child_command("--eat", "200")]
+        leader = candidates.start("a", child=child)
+        (tree,) = candidates.witness.wait_for(
+            lambda: candidates.witness.trees("a") or None, timeout_s=30, what="a tree of a"
         )
-        rally.witness.wait_ended(tree, timeout_s=30)
+        candidates.witness.wait_ended(tree, timeout_s=30)
         assert leader.wait() == 137
         assert group.oom_kills == 1
-        notes = [note.text for note in rally.witness.notes("a")]
+        notes = [note.text for note in candidates.witness.notes("a")]
         assert "ready" in notes
         assert "eaten" not in notes
 
@@ -348,15 +348,15 @@ def test_memory_group_kills_the_hungry(rally: Rally) -> None:
 def test_memory_group_lets_the_modest_live(witness: Witness, started: Started) -> None:
     """A child that fits is not killed: it says that it has eaten."""
     with or_skip(lambda: MemoryGroup(128)) as group:
-        started([*group.wrapper, *puppet_command("--eat", "40")], witness.env("a"))
+        started([*group.wrapper, *child_command("--eat", "40")], witness.env("a"))
         witness.wait_note("eaten", "a", timeout_s=30)
         assert group.oom_kills == 0
 
 
-def test_memory_group_kills_exactly_the_elector(rally: Rally) -> None:
+def test_memory_group_kills_exactly_the_elector(candidates: Candidates) -> None:
     """The OOM killer takes an elector of our choice, from outside; its child does not notice."""
-    rally.timing = ("--lease-duration=30s", "--renew-deadline=20s", "--retry-period=1s")
-    leader, tree = rally.start_leader("a")
+    candidates.timing = ("--lease-duration=30s", "--renew-deadline=20s", "--retry-period=1s")
+    leader, tree = candidates.start_leader("a")
     old = leader.elector
     with or_skip(MemoryGroup) as group:
         group.oom_kill(old)
@@ -392,9 +392,9 @@ def test_memory_group_kills_all(started: Started) -> None:
 
 
 def test_setuid_root_cannot_be_killed_by_its_starter(witness: Witness, started: Started) -> None:
-    """A puppet that nobody has started is root, and nobody cannot signal it."""
+    """A test child that nobody has started is root, and nobody cannot signal it."""
     with or_skip(SetuidRoot) as setuid:
-        command = [*as_user(NOBODY), *setuid.puppet("--state-note")]
+        command = [*as_user(NOBODY), *setuid.child_command("--state-note")]
         started(command, witness.env("a"))
         state = witness.wait_note("state", "a", timeout_s=30)
         (tree,) = witness.running("a")
@@ -416,18 +416,20 @@ def test_setuid_root_is_nothing_without_new_privileges() -> None:
     assert not path.exists()
 
 
-def test_setuid_root_under_a_candidate(rally: Rally) -> None:
+def test_setuid_root_under_a_candidate(candidates: Candidates) -> None:
     """A candidate that is nobody runs, and its setuid child is nobody too."""
     with or_skip(SetuidRoot) as setuid:
-        leader, tree = rally.start_leader("a", child=setuid.puppet(), wrapper=as_user(NOBODY))
+        leader, tree = candidates.start_leader(
+            "a", child=setuid.child_command(), wrapper=as_user(NOBODY)
+        )
         assert os.stat(f"/proc/{leader.guardian}").st_uid == NOBODY
         assert [process.uid for process in tree.processes] == [NOBODY]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="changing users needs root")
-def test_a_candidate_of_another_user(rally: Rally) -> None:
+def test_a_candidate_of_another_user(candidates: Candidates) -> None:
     """A candidate that is nobody leads, without any right over the processes of others."""
-    leader, tree = rally.start_leader("a", wrapper=as_user(NOBODY))
+    leader, tree = candidates.start_leader("a", wrapper=as_user(NOBODY))
     assert {os.stat(f"/proc/{pid}").st_uid for pid in leader.everything()} == {NOBODY}
     status = Path(f"/proc/{leader.guardian}/status").read_text()
     effective = int(next(x for x in status.splitlines() if x.startswith("CapEff:")).split()[1], 16)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from leaderexec.locks.file import FileLock
-from tests.support.candidates import BRISK, BRISK_LEASE_S, in_pid_namespace, is_gone, state_of
+from tests.support.candidate import BRISK, BRISK_LEASE_S, in_pid_namespace, is_gone, state_of
 from tests.support.hang import HangingLock
 from tests.support.kinds import KINDS, wait_draining
 from tests.support.wait import wait_until
@@ -20,9 +20,9 @@ from tests.support.wait import wait_until
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.support.candidates import Candidate
+    from tests.support.candidate import Candidate
+    from tests.support.candidates import Candidates
     from tests.support.kinds import Kind
-    from tests.support.rally import Rally
     from tests.support.witness import Tree
 
 #: Nobody loses a lease here unless a test takes it away.
@@ -48,11 +48,11 @@ as_pid_1 = pytest.mark.parametrize(
 class Pair:
     """A leader and a standby, whose children are of one kind."""
 
-    def __init__(self, rally: Rally, kind: Kind, wrapper: Sequence[str]) -> None:
-        self.rally = rally
+    def __init__(self, candidates: Candidates, kind: Kind, wrapper: Sequence[str]) -> None:
+        self.candidates = candidates
         self.kind = kind
         self._wrapper = wrapper
-        self.gate = rally.directory / "gate"
+        self.gate = candidates.directory / "gate"
 
     def start(
         self, name: str, *options: str, stubborn: bool = False, lock: HangingLock | None = None
@@ -60,22 +60,24 @@ class Pair:
         """Start a candidate."""
         child = self.kind.command(self.gate, CODE, stubborn=stubborn)
         env = lock.env if lock else {}
-        return self.rally.start(name, *options, child=child, env=env, wrapper=self._wrapper)
+        return self.candidates.start(name, *options, child=child, env=env, wrapper=self._wrapper)
 
     def wait_tree(self, name: str) -> Tree:
         """Wait until a candidate's child runs with all of its processes."""
         expected = sorted(self.kind.roles)
 
         def whole() -> Tree | None:
-            trees = self.rally.witness.running(name)
+            trees = self.candidates.witness.running(name)
             roles = [[process.role for process in tree.processes] for tree in trees]
             return trees[0] if list(map(sorted, roles)) == [expected] else None
 
-        return self.rally.witness.wait_for(whole, timeout_s=BOUND_S, what=f"{name} runs {expected}")
+        return self.candidates.witness.wait_for(
+            whole, timeout_s=BOUND_S, what=f"{name} runs {expected}"
+        )
 
     def assert_handed_over(self, leader: Candidate, tree: Tree, pids: Sequence[int]) -> None:
         """Fail unless all that the leader was is gone and reaped, and only then the other began."""
-        self.rally.witness.wait_ended(tree)
+        self.candidates.witness.wait_ended(tree)
         # Who is killed closes its connections before it is reaped.
         wait_until(
             lambda: not any(map(state_of, pids)),
@@ -83,14 +85,14 @@ class Pair:
             what=lambda: f"nothing is left of {leader.name}: {[*map(state_of, pids)]}",
         )
         self.wait_tree("b")
-        self.rally.assert_exclusive()
+        self.candidates.assert_exclusive()
 
 
 @pytest.fixture
-def pair(rally: Rally, kind: Kind, wrapper: Sequence[str]) -> Pair:
+def pair(candidates: Candidates, kind: Kind, wrapper: Sequence[str]) -> Pair:
     """Candidates of one kind, of which none loses its lease by itself."""
-    rally.timing = UNHURRIED
-    return Pair(rally, kind, wrapper)
+    candidates.timing = UNHURRIED
+    return Pair(candidates, kind, wrapper)
 
 
 @every_kind
@@ -105,10 +107,10 @@ def test_drains_in_order(pair: Pair) -> None:
     pids = [*leader.everything()]
     leader.terminate()
     wait_draining(leader)
-    seen = FileLock(str(pair.rally.directory / "lock"), "x").read(1)
+    seen = FileLock(str(pair.candidates.directory / "lock"), "x").read(1)
     assert seen is not None
     assert seen.record.holder == leader.identity
-    assert pair.rally.witness.running() == [tree]
+    assert pair.candidates.witness.running() == [tree]
     pair.gate.touch()
     work.finish()
     assert leader.wait() == CODE
@@ -138,8 +140,8 @@ def test_what_ignores_the_stop_signal_is_killed(pair: Pair) -> None:
 @as_pid_1
 def test_a_lost_lease_kills_all_of_its_processes(pair: Pair) -> None:
     """A lease that runs out ends a child that ignores TERM before another one begins."""
-    pair.rally.timing, pair.rally.lease_s = BRISK, BRISK_LEASE_S
-    lock = HangingLock(pair.rally.directory)
+    pair.candidates.timing, pair.candidates.lease_s = BRISK, BRISK_LEASE_S
+    lock = HangingLock(pair.candidates.directory)
     leader = pair.start("a", stubborn=True, lock=lock)
     tree = pair.wait_tree("a")
     pair.start("b").wait_event(f"leader is {leader.identity}", timeout_s=BOUND_S)
@@ -147,6 +149,6 @@ def test_a_lost_lease_kills_all_of_its_processes(pair: Pair) -> None:
     lock.hang()
     leader.wait_event("stopping", timeout_s=BOUND_S)
     wait_until(lambda: is_gone(elector), timeout_s=BOUND_S, what="the elector that hangs ends")
-    pair.rally.witness.wait_ended(tree, timeout_s=BOUND_S)
+    pair.candidates.witness.wait_ended(tree, timeout_s=BOUND_S)
     pair.assert_handed_over(leader, tree, tree.pids)
     assert not is_gone(leader.guardian)

@@ -6,15 +6,15 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from tests.support.candidates import ROOT
+from tests.support.candidate import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _FAILS = """
-def test_it(rally):
-    rally.start("a", child=[]).wait_event("campaigning", timeout_s=60)
-    rally.make("never-started")
+def test_it(candidates):
+    candidates.start("a", child=[]).wait_event("campaigning", timeout_s=60)
+    candidates.make("never-started")
     raise AssertionError("this test fails")
 """
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.candidates import (
+from tests.support.candidate import (
     BRISK,
     as_user,
+    child_command,
     children_of,
     in_pid_namespace,
     is_gone,
     kill,
-    puppet_command,
     state_of,
     stop,
 )
@@ -26,30 +26,30 @@ from tests.support.fault_suite import TAKEOVER_S
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from tests.support.rally import Rally
+    from tests.support.candidates import Candidates
 
 _ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="changing users or /proc needs root")
 
 
-def test_started_without_standard_descriptors(rally: Rally) -> None:
+def test_started_without_standard_descriptors(candidates: Candidates) -> None:
     """Closed 0, 1 and 2 are not taken by ours, and the child starts without them as well."""
     wrapper = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
-    fds = rally.directory / "fds"
+    fds = candidates.directory / "fds"
     child = ["/bin/sh", "-c", f"ls /proc/$$/fd > {fds}; exit 5"]
-    assert rally.start("a", wrapper=wrapper, child=child).wait() == 5
+    assert candidates.start("a", wrapper=wrapper, child=child).wait() == 5
     listed = [int(fd) for fd in fds.read_text().split()] if fds.exists() else []
     assert not [fd for fd in listed if fd > 1], "only what the shell itself opens"
 
 
-def test_processes_that_were_there_before_are_left_alone(rally: Rally) -> None:
+def test_processes_that_were_there_before_are_left_alone(candidates: Candidates) -> None:
     """Background jobs of the shell that became us are no part of the tree."""
-    pid_path = rally.directory / "stranger"
+    pid_path = candidates.directory / "stranger"
     wrapper = ["/bin/sh", "-c", f'sleep 600 & echo $! > {pid_path}; exec "$@"', "sh"]
-    leader, tree = rally.start_leader("a", wrapper=wrapper, child=puppet_command())
+    leader, tree = candidates.start_leader("a", wrapper=wrapper, child=child_command())
     stranger = int(pid_path.read_text())
     try:
         kill(leader.keeper)
-        rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+        candidates.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
         leader.terminate()
         assert leader.wait() == 143
         assert not is_gone(stranger)
@@ -58,34 +58,34 @@ def test_processes_that_were_there_before_are_left_alone(rally: Rally) -> None:
 
 
 @_ROOT_ONLY
-def test_a_command_that_a_capability_reaches(rally: Rally) -> None:
+def test_a_command_that_a_capability_reaches(candidates: Candidates) -> None:
     """What execve would run is not refused for what the modes say of the user."""
-    program = rally.directory / "private" / "program"
+    program = candidates.directory / "private" / "program"
     program.parent.mkdir(mode=0o700)
     program.write_text("#!/bin/sh\nexit 7\n")
     program.chmod(0o700)
-    assert rally.start("a", wrapper=as_user(65534), child=[str(program)]).wait() == 7
+    assert candidates.start("a", wrapper=as_user(65534), child=[str(program)]).wait() == 7
 
 
-def test_all_signals_blocked_by_the_parent(rally: Rally) -> None:
+def test_all_signals_blocked_by_the_parent(candidates: Candidates) -> None:
     """A blocked mask that we inherited does not reach the child, and TERM reaches us."""
     script = (
         "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
         "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65)); "
         "os.execvp(sys.argv[1], sys.argv[1:])"
     )
-    leader, _ = rally.start_leader(
-        "a", wrapper=[sys.executable, "-c", script], child=puppet_command("--state-note")
+    leader, _ = candidates.start_leader(
+        "a", wrapper=[sys.executable, "-c", script], child=child_command("--state-note")
     )
-    assert rally.witness.wait_note("state", "a").data["state"]["blocked"] == []
+    assert candidates.witness.wait_note("state", "a").data["state"]["blocked"] == []
     leader.terminate()
     assert leader.wait() == 143
 
 
 @pytest.mark.parametrize("nice", [0, 5])
-def test_the_childs_priority_is_what_ours_was(rally: Rally, nice: int) -> None:
+def test_the_childs_priority_is_what_ours_was(candidates: Candidates, nice: int) -> None:
     """We are prompt ourselves; the child is scheduled as if we were not there."""
-    leader, tree = rally.start_leader("a", wrapper=["nice", "-n", str(nice)])
+    leader, tree = candidates.start_leader("a", wrapper=["nice", "-n", str(nice)])
     assert os.getpriority(os.PRIO_PROCESS, tree.main) == nice
     if os.geteuid() == 0:
         assert os.getpriority(os.PRIO_PROCESS, leader.keeper) < 0
@@ -93,63 +93,63 @@ def test_the_childs_priority_is_what_ours_was(rally: Rally, nice: int) -> None:
 
 @_ROOT_ONLY
 @pytest.mark.parametrize("policy", ["--batch", "--idle"])
-def test_the_childs_scheduling_policy_is_kept(rally: Rally, policy: str) -> None:
+def test_the_childs_scheduling_policy_is_kept(candidates: Candidates, policy: str) -> None:
     """A policy that the user chose is passed on."""
-    _, tree = rally.start_leader("a", wrapper=["chrt", policy, "0"])
+    _, tree = candidates.start_leader("a", wrapper=["chrt", policy, "0"])
     expected = os.SCHED_BATCH if policy == "--batch" else os.SCHED_IDLE
     assert os.sched_getscheduler(tree.main) == expected
 
 
 @_ROOT_ONLY
-def test_a_negative_nice_value_without_the_right_to_it(rally: Rally) -> None:
+def test_a_negative_nice_value_without_the_right_to_it(candidates: Candidates) -> None:
     """A guardian that was started at -5, and may not set that itself, passes it on."""
     wrapper = ["nice", "-n", "-5", "setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice"]
-    _, tree = rally.start_leader("a", wrapper=wrapper)
+    _, tree = candidates.start_leader("a", wrapper=wrapper)
     assert os.getpriority(os.PRIO_PROCESS, tree.main) == -5
 
 
 @_ROOT_ONLY
-def test_proc_of_another_namespace_is_refused(rally: Rally) -> None:
+def test_proc_of_another_namespace_is_refused(candidates: Candidates) -> None:
     """With a /proc that shows other numbers the tree could not be found: we do not start."""
-    candidate = rally.start("a", wrapper=["unshare", "--pid", "--fork", "--kill-child"])
+    candidate = candidates.start("a", wrapper=["unshare", "--pid", "--fork", "--kill-child"])
     assert candidate.wait() == 2
     assert "/proc" in candidate.log
 
 
 @_ROOT_ONLY
-def test_a_tree_that_may_not_be_killed_is_never_released(rally: Rally) -> None:
+def test_a_tree_that_may_not_be_killed_is_never_released(candidates: Candidates) -> None:
     """Rule 9: where a kill is refused, the lock is kept, even if then the guardian dies."""
-    rally.timing = ("--lease-duration=60s", "--renew-deadline=40s", "--retry-period=1s")
-    child = puppet_command("--uid", "65534", "--ignore", "TERM")
-    leader, tree = rally.start_leader(
+    candidates.timing = ("--lease-duration=60s", "--renew-deadline=40s", "--retry-period=1s")
+    child = child_command("--uid", "65534", "--ignore", "TERM")
+    leader, tree = candidates.start_leader(
         "a",
         "--stop-timeout=200ms",
         child=child,
         wrapper=["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"],
     )
-    rally.start_standby("b").wait_event(f"leader is {leader.identity}")
+    candidates.start_standby("b").wait_event(f"leader is {leader.identity}")
     leader.terminate()
     leader.wait_event("killing the tree without its keeper")
     guardian, elector = leader.guardian, leader.elector
     assert not is_gone(guardian)
-    assert rally.witness.running() == [tree]
+    assert candidates.witness.running() == [tree]
     kill(guardian)
     wait_until(lambda: is_gone(elector), timeout_s=20, what="the elector ends")
     assert "not given back" in leader.log
-    assert rally.witness.running() == [tree], "nobody else runs while the lease lasts"
+    assert candidates.witness.running() == [tree], "nobody else runs while the lease lasts"
     os.kill(tree.main, signal.SIGKILL)
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
 @_ROOT_ONLY
-def test_a_short_pause_of_the_guardian_costs_nothing(rally: Rally) -> None:
+def test_a_short_pause_of_the_guardian_costs_nothing(candidates: Candidates) -> None:
     """A guardian that slept beyond the renew deadline hears the grants that waited first.
 
     As PID 1, since elsewhere its elector would have killed it for its silence.
     """
-    rally.timing = ("--lease-duration=20s", "--renew-deadline=3s", "--retry-period=1s")
-    leader, tree = rally.start_leader(
-        "a", wrapper=in_pid_namespace(), child=puppet_command("--ignore", "USR2")
+    candidates.timing = ("--lease-duration=20s", "--renew-deadline=3s", "--retry-period=1s")
+    leader, tree = candidates.start_leader(
+        "a", wrapper=in_pid_namespace(), child=child_command("--ignore", "USR2")
     )
     guardian = leader.guardian
     stop(guardian)
@@ -157,67 +157,67 @@ def test_a_short_pause_of_the_guardian_costs_nothing(rally: Rally) -> None:
     os.kill(guardian, signal.SIGCONT)
     wait_until(lambda: state_of(guardian) != "T", timeout_s=5, what="continued")
     os.kill(guardian, signal.SIGUSR2)
-    rally.witness.wait_note("signal USR2", "a")
+    candidates.witness.wait_note("signal USR2", "a")
     assert not leader.events("stopping")
-    assert tree.run == rally.witness.trees("a")[0].run
-    rally.assert_exclusive()
+    assert tree.run == candidates.witness.trees("a")[0].run
+    candidates.assert_exclusive()
 
 
 @pytest.mark.parametrize(
     ("wrapper", "refused"), [((), os.geteuid() != 0), (("unshare", "--user"), True)]
 )
 def test_without_the_power_to_kill_anybody_the_child_gains_no_privileges(
-    rally: Rally, wrapper: tuple[str, ...], refused: bool
+    candidates: Candidates, wrapper: tuple[str, ...], refused: bool
 ) -> None:
     """Rule 9: unless we are root, no setuid program below becomes one whom we may not kill."""
     child = ["/bin/sh", "-c", "grep NoNewPrivs /proc/self/status"]
-    assert rally.start("a", wrapper=wrapper, child=child).wait() == 0
-    assert rally.candidates["a"].output.split() == ["NoNewPrivs:", str(int(refused))]
+    assert candidates.start("a", wrapper=wrapper, child=child).wait() == 0
+    assert candidates.by_name["a"].output.split() == ["NoNewPrivs:", str(int(refused))]
 
 
 @_ROOT_ONLY
-def test_two_instances_in_one_slot_have_two_names(rally: Rally) -> None:
+def test_two_instances_in_one_slot_have_two_names(candidates: Candidates) -> None:
     """Rule 12: the slot's name is one process's, even where several are PID 1 and know the slot."""
     slot = {"POD_UID": "0" * 32, "CONTAINER_NAME": "server"}
-    first = rally.start("a", env=slot, wrapper=in_pid_namespace())
-    (tree,) = rally.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
+    first = candidates.start("a", env=slot, wrapper=in_pid_namespace())
+    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
     assert "_leaderexec-" + "0" * 32 in first.identity
-    second = rally.start("b", env=slot, wrapper=in_pid_namespace())
+    second = candidates.start("b", env=slot, wrapper=in_pid_namespace())
     assert second.identity != first.identity
     second.wait_event(f"leader is {first.identity}")
-    assert rally.witness.running() == [tree]
-    rally.assert_exclusive()
+    assert candidates.witness.running() == [tree]
+    candidates.assert_exclusive()
 
 
 @pytest.mark.alone
-def test_a_storm_of_forks_does_not_keep_us_from_answering(rally: Rally) -> None:
+def test_a_storm_of_forks_does_not_keep_us_from_answering(candidates: Candidates) -> None:
     """Processes that fork as fast as they can do not make guardian and keeper look dead."""
-    rally.timing = BRISK  # the elector has to share the processor
-    child = puppet_command("--chains", "60", "--chain-every", "50", "--ignore", "TERM")
-    leader, tree = rally.start_leader("a", "--stop-timeout=500ms", child=child)
-    rally.start_standby("b")
+    candidates.timing = BRISK  # the elector has to share the processor
+    child = child_command("--chains", "60", "--chain-every", "50", "--ignore", "TERM")
+    leader, tree = candidates.start_leader("a", "--stop-timeout=500ms", child=child)
+    candidates.start_standby("b")
     guardian = leader.guardian
     leader.terminate()
     assert leader.wait(timeout_s=120) == 137
     assert is_gone(guardian)
     assert "is silent" not in leader.log
-    rally.witness.wait_ended(tree)
-    rally.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
-    rally.assert_exclusive()
+    candidates.witness.wait_ended(tree)
+    candidates.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+    candidates.assert_exclusive()
 
 
-def test_the_elector_writes_to_a_terminal_with_tostop(rally: Rally) -> None:
+def test_the_elector_writes_to_a_terminal_with_tostop(candidates: Candidates) -> None:
     """A background process that logs to such a terminal is not stopped by it."""
     master, slave = pty.openpty()
     attributes = termios.tcgetattr(slave)
     attributes[3] |= termios.TOSTOP
     termios.tcsetattr(slave, termios.TCSANOW, attributes)
-    leader = rally.make("a", stderr=slave, wrapper=["setsid", "--ctty", "--wait"])
+    leader = candidates.make("a", stderr=slave, wrapper=["setsid", "--ctty", "--wait"])
     leader.stdin = slave
     leader.start()
     os.close(slave)
     os.set_blocking(master, False)
-    (tree,) = rally.witness.wait_running(1, "a", timeout_s=20)
+    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=20)
     assert tree.running
     guardian = leader.guardian
     elector = next(p for p in children_of(guardian) if p != leader.keeper)

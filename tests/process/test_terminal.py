@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.support.candidates import (
+from tests.support.candidate import (
     BRISK,
+    child_command,
     children_of,
     in_pid_namespace,
     is_gone,
     is_pending,
     kill,
-    puppet_command,
     state_of,
     stop,
 )
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from tests.support.candidates import Candidate
-    from tests.support.rally import Rally
+    from tests.support.candidate import Candidate
+    from tests.support.candidates import Candidates
 
 CTRL_BACKSLASH: Final = "\x1c"
 CTRL_C: Final = "\x03"
@@ -134,12 +134,12 @@ def screen() -> Iterator[Screen]:
 
 
 @pytest.fixture(autouse=True)
-def _long_leases(rally: Rally) -> None:
-    rally.timing = LONG
+def _long_leases(candidates: Candidates) -> None:
+    candidates.timing = LONG
 
 
 def start_on(
-    rally: Rally,
+    candidates: Candidates,
     screen: Screen,
     name: str,
     *options: str,
@@ -148,7 +148,7 @@ def start_on(
     stderr: int | None = None,
 ) -> Candidate:
     """Start a candidate that has the terminal."""
-    candidate = rally.make(name, *options, child=child, wrapper=wrapper, stderr=stderr)
+    candidate = candidates.make(name, *options, child=child, wrapper=wrapper, stderr=stderr)
     candidate.stdin = screen.slave
     candidate.start()
     os.close(screen.slave)  # it is hung up when nobody else has it
@@ -156,14 +156,18 @@ def start_on(
 
 
 def start_shell(
-    rally: Rally, screen: Screen, name: str, *options: str, child: Sequence[str] | None = None
+    candidates: Candidates,
+    screen: Screen,
+    name: str,
+    *options: str,
+    child: Sequence[str] | None = None,
 ) -> Candidate:
     """Start an interactive shell for the candidate: `bash NAME.job` is to be typed."""
     if not shutil.which("bash"):
         missing("bash", "an interactive shell is needed")
     wrapper = (*SESSION_LEADER, "bash", "-c", _SHELL, "bash")
     candidate = start_on(
-        rally, screen, name, *options, child=child, wrapper=wrapper, stderr=screen.slave
+        candidates, screen, name, *options, child=child, wrapper=wrapper, stderr=screen.slave
     )
     screen.wait_shown("> ")
     return candidate
@@ -175,10 +179,10 @@ def shell_of(candidate: Candidate) -> int:
     return shell
 
 
-def wait_tree(rally: Rally, name: str) -> int:
+def wait_tree(candidates: Candidates, name: str) -> int:
     """Wait until its child is ready, and return the pid, which is the process group's."""
-    (tree,) = rally.witness.wait_running(1, name, timeout_s=BOUND_S)
-    rally.witness.wait_note("ready", name)
+    (tree,) = candidates.witness.wait_running(1, name, timeout_s=BOUND_S)
+    candidates.witness.wait_note("ready", name)
     return tree.main
 
 
@@ -209,9 +213,9 @@ def suspend(screen: Screen, candidate: Candidate) -> None:
     screen.wait_shown("Stopped")
 
 
-def signals(rally: Rally, name: str) -> list[str]:
+def signals(candidates: Candidates, name: str) -> list[str]:
     """Return all signals that its children were ever sent, in order."""
-    words = [note.text.partition(" ") for note in rally.witness.notes(name)]
+    words = [note.text.partition(" ") for note in candidates.witness.notes(name)]
     return [rest for word, _, rest in words if word == "signal"]
 
 
@@ -219,15 +223,15 @@ def signals(rally: Rally, name: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_ctrl_z_and_fg(rally: Rally, screen: Screen) -> None:
+def test_ctrl_z_and_fg(candidates: Candidates, screen: Screen) -> None:
     """The whole job stops and goes on: same child, still leading, though a renewal was missed.
 
     What the elector renewed while the guardian was stopped is heard before the time counts.
     """
-    rally.timing = PATIENT
-    a = start_shell(rally, screen, "a")
+    candidates.timing = PATIENT
+    a = start_shell(candidates, screen, "a")
     screen.enter("bash a.job")
-    child = wait_tree(rally, "a")
+    child = wait_tree(candidates, "a")
     screen.wait_holder(child)
     suspend(screen, a)
     assert state_of(child) == "T"
@@ -238,84 +242,86 @@ def test_ctrl_z_and_fg(rally: Rally, screen: Screen) -> None:
     screen.wait_holder(child)
     a.wait_event("continued")
     screen.resize(30)
-    rally.witness.wait_note("signal WINCH", "a")
-    assert signals(rally, "a") == ["TSTP", "CONT", "WINCH"]
-    (tree,) = rally.witness.running()
+    candidates.witness.wait_note("signal WINCH", "a")
+    assert signals(candidates, "a") == ["TSTP", "CONT", "WINCH"]
+    (tree,) = candidates.witness.running()
     assert tree.main == child
     assert not a.events("stopping")
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
-def test_ctrl_z_again_and_again(rally: Rally, screen: Screen) -> None:
+def test_ctrl_z_again_and_again(candidates: Candidates, screen: Screen) -> None:
     """A job is stopped and continued as often as somebody likes, with one CONT for each TSTP."""
-    a = start_shell(rally, screen, "a")
+    a = start_shell(candidates, screen, "a")
     screen.enter("bash a.job")
-    child = wait_tree(rally, "a")
+    child = wait_tree(candidates, "a")
     for number in range(1, 6):
         suspend(screen, a)
         screen.enter("fg")
         screen.wait_holder(child)
         # A TSTP would take back a CONT that still waits to be read.
-        rally.witness.wait_note("signal CONT", "a", count=number)
-    assert signals(rally, "a") == ["TSTP", "CONT"] * 5
+        candidates.witness.wait_note("signal CONT", "a", count=number)
+    assert signals(candidates, "a") == ["TSTP", "CONT"] * 5
 
 
-def test_ctrl_z_and_no_fg(rally: Rally, screen: Screen) -> None:
+def test_ctrl_z_and_no_fg(candidates: Candidates, screen: Screen) -> None:
     """Rule 16: a job that nobody continues is dead before another leads."""
-    rally.timing = BRISK
-    a = start_shell(rally, screen, "a", child=puppet_command("--ignore", "TERM"))
+    candidates.timing = BRISK
+    a = start_shell(candidates, screen, "a", child=child_command("--ignore", "TERM"))
     screen.enter("bash a.job")
-    wait_tree(rally, "a")
-    rally.start_standby("b")
+    wait_tree(candidates, "a")
+    candidates.start_standby("b")
     guardian = a.guardian
     suspend(screen, a)
-    (tree,) = rally.witness.trees("a")
-    successor = rally.witness.wait_successor(tree, timeout_s=2 * TAKEOVER_S)
+    (tree,) = candidates.witness.trees("a")
+    successor = candidates.witness.wait_successor(tree, timeout_s=2 * TAKEOVER_S)
     assert successor.candidate == "b"
     assert is_gone(guardian)
     assert a.events("stopped: leadership is lost and the tree killed unless continued")
     screen.enter("")
     screen.wait_shown("Killed")
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
-def test_ctrl_z_and_the_death_of_the_keeper(rally: Rally, screen: Screen) -> None:
+def test_ctrl_z_and_the_death_of_the_keeper(candidates: Candidates, screen: Screen) -> None:
     """What a dead keeper leaves falls to the guardian, which goes on to end it in time."""
-    rally.timing = BRISK
-    child = puppet_command("--ignore", "TERM", "--spawn", "setsid+ignore")
-    a = start_shell(rally, screen, "a", child=child)
+    candidates.timing = BRISK
+    child = child_command("--ignore", "TERM", "--spawn", "setsid+ignore")
+    a = start_shell(candidates, screen, "a", child=child)
     screen.enter("bash a.job")
-    wait_tree(rally, "a")
-    rally.start_standby("b")
+    wait_tree(candidates, "a")
+    candidates.start_standby("b")
     suspend(screen, a)
-    (tree,) = rally.witness.trees("a")
+    (tree,) = candidates.witness.trees("a")
     assert len(tree.pids) == 2
     kill(a.keeper)
-    rally.witness.wait_successor(tree, timeout_s=2 * TAKEOVER_S)
-    rally.assert_exclusive()
+    candidates.witness.wait_successor(tree, timeout_s=2 * TAKEOVER_S)
+    candidates.assert_exclusive()
 
 
-def test_a_stopped_job_is_ended(rally: Rally, screen: Screen) -> None:
+def test_a_stopped_job_is_ended(candidates: Candidates, screen: Screen) -> None:
     """`kill %1` of a shell, which is TERM and CONT, ends a stopped job and gives the lock back."""
-    child = puppet_command("--exit-on", "TERM", "--spawn", "plain")
-    a = start_shell(rally, screen, "a", child=child)
+    child = child_command("--exit-on", "TERM", "--spawn", "plain")
+    a = start_shell(candidates, screen, "a", child=child)
     screen.enter("bash a.job")
-    wait_tree(rally, "a")
-    rally.start_standby("b")
+    wait_tree(candidates, "a")
+    candidates.start_standby("b")
     suspend(screen, a)
-    (tree,) = rally.witness.trees("a")
+    (tree,) = candidates.witness.trees("a")
     for pid in tree.pids:  # one that stops only after the TERM is not continued
         wait_state(pid, stopped=True)
     screen.enter("kill %1")
-    assert rally.witness.wait_successor(tree, timeout_s=BOUND_S).candidate == "b"
-    rally.assert_exclusive()
+    assert candidates.witness.wait_successor(tree, timeout_s=BOUND_S).candidate == "b"
+    candidates.assert_exclusive()
 
 
-def test_a_term_waits_for_a_stopped_job(rally: Rally, screen: Screen) -> None:
+def test_a_term_waits_for_a_stopped_job(candidates: Candidates, screen: Screen) -> None:
     """TERM to a stopped guardian is obeyed when it is continued, as with any stopped process."""
-    a = start_shell(rally, screen, "a", child=puppet_command("--exit-on", "TERM", "--exit", "7"))
+    a = start_shell(
+        candidates, screen, "a", child=child_command("--exit-on", "TERM", "--exit", "7")
+    )
     screen.enter("bash a.job")
-    child = wait_tree(rally, "a")
+    child = wait_tree(candidates, "a")
     guardian = a.guardian
     suspend(screen, a)
     os.kill(guardian, signal.SIGTERM)
@@ -325,16 +331,16 @@ def test_a_term_waits_for_a_stopped_job(rally: Rally, screen: Screen) -> None:
     screen.wait_holder(shell_of(a))
 
 
-def test_ctrl_z_and_bg(rally: Rally, screen: Screen) -> None:
+def test_ctrl_z_and_bg(candidates: Candidates, screen: Screen) -> None:
     """`bg` continues the child without the terminal, which is the shell's until the end."""
-    a = start_shell(rally, screen, "a", child=puppet_command("--exit-on", "TERM"))
+    a = start_shell(candidates, screen, "a", child=child_command("--exit-on", "TERM"))
     screen.enter("bash a.job")
-    child = wait_tree(rally, "a")
+    child = wait_tree(candidates, "a")
     guardian = a.guardian
     suspend(screen, a)
     screen.enter("bg")
     wait_state(child, stopped=False)
-    rally.witness.wait_note("signal CONT", "a")
+    candidates.witness.wait_note("signal CONT", "a")
     shell = shell_of(a)
     assert screen.holder == shell
     os.kill(guardian, signal.SIGTERM)
@@ -342,14 +348,14 @@ def test_ctrl_z_and_bg(rally: Rally, screen: Screen) -> None:
     assert screen.holder == shell, "nobody took the terminal from the shell"
     screen.enter("echo still $((40 + 2))")
     wait_output(a, "still 42")
-    assert signals(rally, "a") == ["TSTP", "CONT", "TERM"]
+    assert signals(candidates, "a") == ["TSTP", "CONT", "TERM"]
 
 
-def test_a_child_that_stops_itself(rally: Rally, screen: Screen) -> None:
+def test_a_child_that_stops_itself(candidates: Candidates, screen: Screen) -> None:
     """Programs that stop themselves with SIGSTOP stop the job too; else nobody had the terminal."""
-    a = start_shell(rally, screen, "a", child=puppet_command("--stop"))
+    a = start_shell(candidates, screen, "a", child=child_command("--stop"))
     screen.enter("bash a.job")
-    child = wait_tree(rally, "a")
+    child = wait_tree(candidates, "a")
     wait_state(a.guardian, stopped=True)
     screen.wait_holder(shell_of(a))
     screen.enter("fg")
@@ -357,45 +363,45 @@ def test_a_child_that_stops_itself(rally: Rally, screen: Screen) -> None:
     wait_state(child, stopped=False)
 
 
-def test_ctrl_z_on_a_standby(rally: Rally, screen: Screen) -> None:
+def test_ctrl_z_on_a_standby(candidates: Candidates, screen: Screen) -> None:
     """A standby stops and goes on like any process, and can still become the leader."""
-    leader, tree = rally.start_leader("l")
-    a = start_shell(rally, screen, "a")
+    leader, tree = candidates.start_leader("l")
+    a = start_shell(candidates, screen, "a")
     screen.enter("bash a.job")
     a.wait_event(f"leader is {leader.identity}")
     suspend(screen, a)
     screen.enter("fg")
     wait_state(a.guardian, stopped=False)
     leader.terminate()
-    successor = rally.witness.wait_successor(tree, timeout_s=BOUND_S)
+    successor = candidates.witness.wait_successor(tree, timeout_s=BOUND_S)
     assert successor.candidate == "a"
     screen.wait_holder(successor.main)
-    rally.assert_exclusive()
+    candidates.assert_exclusive()
 
 
-def test_ctrl_z_while_the_child_drains(rally: Rally, screen: Screen) -> None:
+def test_ctrl_z_while_the_child_drains(candidates: Candidates, screen: Screen) -> None:
     """A child that was asked to stop is not left stopped: it drains to its end."""
-    child = puppet_command("--drain", "2", "--exit", "3")
-    a = start_shell(rally, screen, "a", "--stop-timeout=1h", child=child)
+    child = child_command("--drain", "2", "--exit", "3")
+    a = start_shell(candidates, screen, "a", "--stop-timeout=1h", child=child)
     screen.enter("bash a.job; echo code=$?")
-    wait_tree(rally, "a")
+    wait_tree(candidates, "a")
     a.terminate()
-    rally.witness.wait_note("signal TERM", "a")
+    candidates.witness.wait_note("signal TERM", "a")
     screen.press(CTRL_Z)
-    rally.witness.wait_note("signal TSTP", "a")
+    candidates.witness.wait_note("signal TSTP", "a")
     screen.wait_shown("^Z")
     wait_output(a, "code=3")
-    assert signals(rally, "a") == ["TERM", "TSTP", "CONT"]
+    assert signals(candidates, "a") == ["TERM", "TSTP", "CONT"]
 
 
 # --- pipelines and the background ------------------------------------------------------------
 
 
-def test_ctrl_z_on_a_pipeline(rally: Rally, screen: Screen) -> None:
+def test_ctrl_z_on_a_pipeline(candidates: Candidates, screen: Screen) -> None:
     """Whoever is in a pipeline with us stops and goes on with us."""
-    a = start_shell(rally, screen, "a", child=puppet_command("--exit-on", "TERM"))
+    a = start_shell(candidates, screen, "a", child=child_command("--exit-on", "TERM"))
     screen.enter("bash a.job | cat")
-    child = wait_tree(rally, "a")
+    child = wait_tree(candidates, "a")
     guardian = a.guardian
     shell = shell_of(a)
     (cat,) = [pid for pid in children_of(shell) if pid != guardian]
@@ -409,58 +415,60 @@ def test_ctrl_z_on_a_pipeline(rally: Rally, screen: Screen) -> None:
     screen.wait_holder(shell)
 
 
-def test_a_pipelines_child_that_asks_gets_the_terminal(rally: Rally, screen: Screen) -> None:
+def test_a_pipelines_child_that_asks_gets_the_terminal(
+    candidates: Candidates, screen: Screen
+) -> None:
     """A child that is not given the terminal at its start has it when it reads from it."""
-    got = rally.directory / "got"
+    got = candidates.directory / "got"
     child = ["bash", "-c", f"read -r line </dev/tty; echo $line > {got}"]
-    start_shell(rally, screen, "a", child=child)
+    start_shell(candidates, screen, "a", child=child)
     screen.enter("true | bash a.job")
-    rally.candidates["a"].wait_event("child started")
+    candidates.by_name["a"].wait_event("child started")
     screen.enter("hello")
     wait_until(
         lambda: got.exists() and got.read_text() == "hello\n", timeout_s=BOUND_S, what="the line"
     )
 
 
-def test_started_in_the_background(rally: Rally, screen: Screen) -> None:
+def test_started_in_the_background(candidates: Candidates, screen: Screen) -> None:
     """The child of a background job has no terminal, and gets it with `fg`'s CONT, unseen."""
-    a = start_shell(rally, screen, "a")
+    a = start_shell(candidates, screen, "a")
     screen.enter("bash a.job &")
-    child = wait_tree(rally, "a")
+    child = wait_tree(candidates, "a")
     assert screen.holder == shell_of(a)
     screen.enter("fg")
     screen.wait_holder(a.guardian)
     a.signal(signal.SIGCONT)  # which bash sends to stopped jobs only, others always
     screen.wait_holder(child)
     screen.resize(30)
-    rally.witness.wait_note("signal WINCH", "a")
-    assert signals(rally, "a") == ["WINCH"]
+    candidates.witness.wait_note("signal WINCH", "a")
+    assert signals(candidates, "a") == ["WINCH"]
     suspend(screen, a)
 
 
-def test_keys_for_a_job_that_was_in_the_background(rally: Rally, screen: Screen) -> None:
+def test_keys_for_a_job_that_was_in_the_background(candidates: Candidates, screen: Screen) -> None:
     """Where `fg` told us nothing, Ctrl-Z stops the job as well, and Ctrl-C ends it."""
-    a = start_shell(rally, screen, "a", child=puppet_command("--exit-on", "TERM"))
+    a = start_shell(candidates, screen, "a", child=child_command("--exit-on", "TERM"))
     screen.enter("bash a.job &")
-    child = wait_tree(rally, "a")
+    child = wait_tree(candidates, "a")
     screen.enter("fg")
     screen.wait_holder(a.guardian)
     suspend(screen, a)
     assert state_of(child) == "T"
     screen.enter("bg")
-    rally.witness.wait_note("signal CONT", "a")  # which TERM may overtake
+    candidates.witness.wait_note("signal CONT", "a")  # which TERM may overtake
     screen.enter("fg; echo code=$?")
     screen.wait_holder(a.guardian)
     screen.press(CTRL_C)
     wait_output(a, "code=0")
-    assert signals(rally, "a") == ["TSTP", "CONT", "TERM"]
+    assert signals(candidates, "a") == ["TSTP", "CONT", "TERM"]
 
 
-def test_reading_in_the_background(rally: Rally, screen: Screen) -> None:
+def test_reading_in_the_background(candidates: Candidates, screen: Screen) -> None:
     """A background child that reads from the terminal stops the job until `fg`, which hands it."""
-    got = rally.directory / "got"
+    got = candidates.directory / "got"
     child = ["bash", "-c", f"read -r line; echo $line > {got}"]
-    a = start_shell(rally, screen, "a", child=child)
+    a = start_shell(candidates, screen, "a", child=child)
     screen.enter("bash a.job &")
     a.wait_event("child started")
     wait_state(a.guardian, stopped=True)
@@ -474,16 +482,16 @@ def test_reading_in_the_background(rally: Rally, screen: Screen) -> None:
     )
 
 
-def test_fg_before_the_child_starts(rally: Rally, screen: Screen) -> None:
+def test_fg_before_the_child_starts(candidates: Candidates, screen: Screen) -> None:
     """A standby that was started in the background and is not there any more hands it over."""
-    leader, tree = rally.start_leader("l")
-    a = start_shell(rally, screen, "a")
+    leader, tree = candidates.start_leader("l")
+    a = start_shell(candidates, screen, "a")
     screen.enter("bash a.job &")
     a.wait_event(f"leader is {leader.identity}")
     screen.enter("fg")
     screen.wait_holder(a.guardian)
     leader.terminate()
-    successor = rally.witness.wait_successor(tree, timeout_s=BOUND_S)
+    successor = candidates.witness.wait_successor(tree, timeout_s=BOUND_S)
     screen.wait_holder(successor.main)
 
 
@@ -492,35 +500,35 @@ def test_fg_before_the_child_starts(rally: Rally, screen: Screen) -> None:
 
 @pytest.mark.parametrize("wrapper", [SESSION_LEADER, pytest.param(CONTAINER, marks=_ROOT_ONLY)])
 def test_ctrl_z_where_nobody_could_continue(
-    rally: Rally, screen: Screen, wrapper: Sequence[str]
+    candidates: Candidates, screen: Screen, wrapper: Sequence[str]
 ) -> None:
     """As in `docker run -it`: the child is continued at once, keeps the terminal, and leads on."""
-    a = start_on(rally, screen, "a", wrapper=wrapper)
-    (tree,) = rally.witness.wait_running(1, "a", timeout_s=BOUND_S)
-    rally.witness.wait_note("ready", "a")
+    a = start_on(candidates, screen, "a", wrapper=wrapper)
+    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=BOUND_S)
+    candidates.witness.wait_note("ready", "a")
     for count in (1, 2):
         screen.press(CTRL_Z)
-        rally.witness.wait_note("signal CONT", "a", count=count)
-    assert signals(rally, "a") == ["TSTP", "CONT"] * 2
+        candidates.witness.wait_note("signal CONT", "a", count=count)
+    assert signals(candidates, "a") == ["TSTP", "CONT"] * 2
     assert state_of(a.guardian) != "T"
     screen.press(CTRL_C)
-    rally.witness.wait_note("signal INT", "a")
+    candidates.witness.wait_note("signal INT", "a")
     assert a.wait() == 130
-    rally.witness.wait_ended(tree)
-    assert signals(rally, "a") == ["TSTP", "CONT"] * 2 + ["INT"]
+    candidates.witness.wait_ended(tree)
+    assert signals(candidates, "a") == ["TSTP", "CONT"] * 2 + ["INT"]
 
 
-def test_an_operators_stop_is_left_alone(rally: Rally, screen: Screen) -> None:
+def test_an_operators_stop_is_left_alone(candidates: Candidates, screen: Screen) -> None:
     """Where no shell is, SIGSTOP to the child is not undone: somebody wants to look at it."""
-    a = start_on(rally, screen, "a", child=puppet_command("--ignore", "USR1"))
-    child = wait_tree(rally, "a")
+    a = start_on(candidates, screen, "a", child=child_command("--ignore", "USR1"))
+    child = wait_tree(candidates, "a")
     stop(child)
     screen.press(CTRL_Z)  # nobody's any more: it is stopped already
     a.signal(signal.SIGUSR1)
     wait_until(lambda: is_pending(child, signal.SIGUSR1), timeout_s=BOUND_S, what="USR1 waits")
     assert state_of(child) == "T"
     os.kill(child, signal.SIGCONT)
-    rally.witness.wait_note("signal USR1", "a")
+    candidates.witness.wait_note("signal USR1", "a")
 
 
 # --- the other keys, and the size ------------------------------------------------------------
@@ -528,33 +536,33 @@ def test_an_operators_stop_is_left_alone(rally: Rally, screen: Screen) -> None:
 
 @pytest.mark.parametrize("wrapper", [SESSION_LEADER, pytest.param(CONTAINER, marks=_ROOT_ONLY)])
 def test_what_a_child_with_a_terminal_ever_gets(
-    rally: Rally, screen: Screen, wrapper: Sequence[str]
+    candidates: Candidates, screen: Screen, wrapper: Sequence[str]
 ) -> None:
     """Each key and each resize reaches the child once, and nothing else ever does."""
-    child = puppet_command("--ignore", "INT,QUIT,HUP", "--exit-on", "TERM", "--exit", "5")
-    a = start_on(rally, screen, "a", child=child, wrapper=wrapper)
-    (tree,) = rally.witness.wait_running(1, "a", timeout_s=BOUND_S)
-    rally.witness.wait_note("ready", "a")
+    child = child_command("--ignore", "INT,QUIT,HUP", "--exit-on", "TERM", "--exit", "5")
+    a = start_on(candidates, screen, "a", child=child, wrapper=wrapper)
+    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=BOUND_S)
+    candidates.witness.wait_note("ready", "a")
     expected = []
     for keys, name in ((CTRL_C, "INT"), (CTRL_BACKSLASH, "QUIT"), (CTRL_C, "INT")):
         screen.press(keys)
         expected.append(name)
-        rally.witness.wait_note(f"signal {name}", "a", count=expected.count(name))
+        candidates.witness.wait_note(f"signal {name}", "a", count=expected.count(name))
     screen.resize(30)  # as the kernel tells it
-    rally.witness.wait_note("signal WINCH", "a")
+    candidates.witness.wait_note("signal WINCH", "a")
     a.signal(signal.SIGWINCH)  # as a runtime does
-    rally.witness.wait_note("signal WINCH", "a", count=2)
+    candidates.witness.wait_note("signal WINCH", "a", count=2)
     a.terminate()
     assert a.wait() == 5
-    rally.witness.wait_ended(tree)
-    assert signals(rally, "a") == [*expected, "WINCH", "WINCH", "TERM"]
+    candidates.witness.wait_ended(tree)
+    assert signals(candidates, "a") == [*expected, "WINCH", "WINCH", "TERM"]
 
 
 @pytest.mark.parametrize(("keys", "code"), [(CTRL_C, 130), (CTRL_BACKSLASH, 131)])
-def test_keys_end_a_standby(rally: Rally, screen: Screen, keys: str, code: int) -> None:
+def test_keys_end_a_standby(candidates: Candidates, screen: Screen, keys: str, code: int) -> None:
     """A standby has the terminal itself, and ends by its keys."""
-    leader, tree = rally.start_leader("l")
-    a = start_shell(rally, screen, "a")
+    leader, tree = candidates.start_leader("l")
+    a = start_shell(candidates, screen, "a")
     screen.enter("bash a.job")
     a.wait_event(f"leader is {leader.identity}")
     screen.wait_holder(a.guardian)
@@ -562,47 +570,47 @@ def test_keys_end_a_standby(rally: Rally, screen: Screen, keys: str, code: int) 
     screen.wait_holder(shell_of(a))
     screen.enter("echo code=$?")
     wait_output(a, f"code={code}")
-    assert rally.witness.running() == [tree]
+    assert candidates.witness.running() == [tree]
 
 
-def test_the_terminal_is_ours_again(rally: Rally, screen: Screen) -> None:
+def test_the_terminal_is_ours_again(candidates: Candidates, screen: Screen) -> None:
     """A lost child leaves a standby that can be interrupted, whatever modes it had set."""
-    child = ["bash", "-c", 'stty raw -echo; exec "$@"', "bash", *puppet_command()]
-    a = start_on(rally, screen, "a", child=child)
-    first = wait_tree(rally, "a")
+    child = ["bash", "-c", 'stty raw -echo; exec "$@"', "bash", *child_command()]
+    a = start_on(candidates, screen, "a", child=child)
+    first = wait_tree(candidates, "a")
     screen.wait_holder(first)
     assert not screen.has_modes(termios.ISIG)
-    (tree,) = rally.witness.trees("a")
-    rally.start_standby("b")
+    (tree,) = candidates.witness.trees("a")
+    candidates.start_standby("b")
     kill(a.keeper)
-    assert rally.witness.wait_successor(tree, timeout_s=BOUND_S).candidate == "b"
+    assert candidates.witness.wait_successor(tree, timeout_s=BOUND_S).candidate == "b"
     screen.wait_holder(a.guardian)
     assert screen.has_modes(termios.ISIG | termios.ECHO | termios.ICANON)
     screen.press(CTRL_C)
     assert a.wait() == 130
 
 
-def test_the_next_child_has_the_terminal_too(rally: Rally, screen: Screen) -> None:
+def test_the_next_child_has_the_terminal_too(candidates: Candidates, screen: Screen) -> None:
     """With a second leadership the terminal is handed over again."""
-    a = start_on(rally, screen, "a", child=puppet_command("--ignore", "INT"))
-    wait_tree(rally, "a")
-    (tree,) = rally.witness.trees("a")
+    a = start_on(candidates, screen, "a", child=child_command("--ignore", "INT"))
+    wait_tree(candidates, "a")
+    (tree,) = candidates.witness.trees("a")
     kill(a.keeper)
-    successor = rally.witness.wait_successor(tree, timeout_s=BOUND_S)
+    successor = candidates.witness.wait_successor(tree, timeout_s=BOUND_S)
     screen.wait_holder(successor.main)
-    rally.witness.wait_note("ready", "a", count=2)
+    candidates.witness.wait_note("ready", "a", count=2)
     screen.press(CTRL_C)
-    rally.witness.wait_note("signal INT", "a")
+    candidates.witness.wait_note("signal INT", "a")
 
 
 def test_the_terminal_of_a_child_that_nobody_told_of(
-    rally: Rally, screen: Screen, tmp_path: Path
+    candidates: Candidates, screen: Screen, tmp_path: Path
 ) -> None:
     """A child may die in exec, with its keeper, when it has the terminal: the next one gets it."""
-    leader, tree = rally.start_leader("l")
-    with or_skip(lambda: SlowExecutable(tmp_path, script_of(puppet_command()))) as slow:
+    leader, tree = candidates.start_leader("l")
+    with or_skip(lambda: SlowExecutable(tmp_path, script_of(child_command()))) as slow:
         wrapper = (*SESSION_LEADER, *slow.wrapper)
-        a = start_on(rally, screen, "a", child=[str(slow.path)], wrapper=wrapper)
+        a = start_on(candidates, screen, "a", child=[str(slow.path)], wrapper=wrapper)
         a.wait_event(f"leader is {leader.identity}")
         slow.hang(killable=True)
         leader.terminate()
@@ -611,25 +619,25 @@ def test_the_terminal_of_a_child_that_nobody_told_of(
         kill(a.keeper)
         wait_until(lambda: is_gone(hung), timeout_s=BOUND_S, what="it dies with its keeper")
         slow.go_on()
-        successor = rally.witness.wait_successor(tree, timeout_s=BOUND_S)
+        successor = candidates.witness.wait_successor(tree, timeout_s=BOUND_S)
         assert successor.candidate == "a"
         screen.wait_holder(successor.main)
 
 
-def test_modes_that_a_child_leaves_on_purpose(rally: Rally, screen: Screen) -> None:
+def test_modes_that_a_child_leaves_on_purpose(candidates: Candidates, screen: Screen) -> None:
     """A child that ends by itself may have been started to change the terminal, as stty is."""
-    a = start_shell(rally, screen, "a", child=["stty", "-echo"])
+    a = start_shell(candidates, screen, "a", child=["stty", "-echo"])
     screen.enter("bash a.job")
     a.wait_event("gone")
     screen.wait_holder(shell_of(a))
     assert not screen.has_modes(termios.ECHO)
 
 
-def test_leftovers_do_not_keep_the_terminal(rally: Rally, screen: Screen) -> None:
+def test_leftovers_do_not_keep_the_terminal(candidates: Candidates, screen: Screen) -> None:
     """When the child has ended, Ctrl-C is ours, and the second kills what it has left."""
-    child = puppet_command("--fork-exit", "--ignore", "ALL")
-    a = start_on(rally, screen, "a", "--stop-timeout=1h", child=child)
-    (tree,) = rally.witness.wait_running(1, "a", timeout_s=BOUND_S)
+    child = child_command("--fork-exit", "--ignore", "ALL")
+    a = start_on(candidates, screen, "a", "--stop-timeout=1h", child=child)
+    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=BOUND_S)
     guardian = a.guardian
     screen.wait_holder(guardian)
     screen.press(CTRL_C)
@@ -641,80 +649,82 @@ def test_leftovers_do_not_keep_the_terminal(rally: Rally, screen: Screen) -> Non
     assert tree.running
     screen.press(CTRL_C)
     a.wait()
-    rally.witness.wait_ended(tree)
+    candidates.witness.wait_ended(tree)
 
 
 # --- the terminal goes -----------------------------------------------------------------------
 
 
-def test_the_terminal_of_a_leader_hangs_up(rally: Rally, screen: Screen) -> None:
+def test_the_terminal_of_a_leader_hangs_up(candidates: Candidates, screen: Screen) -> None:
     """Its child gets HUP once and nothing else, and may live on."""
-    child = puppet_command("--ignore", "HUP", "--exit-on", "TERM")
-    a = start_on(rally, screen, "a", child=child)
-    wait_tree(rally, "a")
+    child = child_command("--ignore", "HUP", "--exit-on", "TERM")
+    a = start_on(candidates, screen, "a", child=child)
+    wait_tree(candidates, "a")
     screen.hang_up()
-    rally.witness.wait_note("signal HUP", "a")
+    candidates.witness.wait_note("signal HUP", "a")
     a.terminate()
     assert a.wait() == 0
-    assert signals(rally, "a") == ["HUP", "TERM"]
+    assert signals(candidates, "a") == ["HUP", "TERM"]
 
 
-def test_the_terminal_of_a_standby_hangs_up(rally: Rally, screen: Screen) -> None:
+def test_the_terminal_of_a_standby_hangs_up(candidates: Candidates, screen: Screen) -> None:
     """A standby whose terminal is gone ends: nobody would see it lead, or could interrupt it."""
-    leader, _ = rally.start_leader("l")
-    a = start_on(rally, screen, "a")
+    leader, _ = candidates.start_leader("l")
+    a = start_on(candidates, screen, "a")
     a.wait_event(f"leader is {leader.identity}")
     screen.hang_up()
     assert a.wait() == 129
 
 
-def test_a_standby_with_a_terminal_ignores_other_hangups(rally: Rally, screen: Screen) -> None:
+def test_a_standby_with_a_terminal_ignores_other_hangups(
+    candidates: Candidates, screen: Screen
+) -> None:
     """A HUP that somebody sends is not for a standby while its terminal is there."""
-    leader, tree = rally.start_leader("l")
-    a = start_on(rally, screen, "a")
+    leader, tree = candidates.start_leader("l")
+    a = start_on(candidates, screen, "a")
     a.wait_event(f"leader is {leader.identity}")
     a.signal(signal.SIGHUP)
     leader.terminate()
-    assert rally.witness.wait_successor(tree, timeout_s=BOUND_S).candidate == "a"
-    assert not signals(rally, "a")
+    assert candidates.witness.wait_successor(tree, timeout_s=BOUND_S).candidate == "a"
+    assert not signals(candidates, "a")
 
 
-def test_a_child_starts_though_the_terminal_is_gone(rally: Rally, screen: Screen) -> None:
+def test_a_child_starts_though_the_terminal_is_gone(candidates: Candidates, screen: Screen) -> None:
     """With HUP ignored a standby outlives its terminal, and its child starts without one."""
-    leader, tree = rally.start_leader("l")
+    leader, tree = candidates.start_leader("l")
     wrapper = (*SESSION_LEADER, "sh", "-c", 'trap "" HUP; exec "$@"', "sh")
-    a = start_on(rally, screen, "a", wrapper=wrapper)
+    a = start_on(candidates, screen, "a", wrapper=wrapper)
     a.wait_event(f"leader is {leader.identity}")
     screen.hang_up()
     leader.terminate()
-    assert rally.witness.wait_successor(tree, timeout_s=BOUND_S).candidate == "a"
+    assert candidates.witness.wait_successor(tree, timeout_s=BOUND_S).candidate == "a"
 
 
-def test_a_stopped_job_whose_terminal_hangs_up(rally: Rally, screen: Screen) -> None:
+def test_a_stopped_job_whose_terminal_hangs_up(candidates: Candidates, screen: Screen) -> None:
     """The shell's last HUP and CONT reach the child of a stopped job, and the lock is free."""
-    a = start_shell(rally, screen, "a", child=puppet_command("--exit-on", "HUP"))
+    a = start_shell(candidates, screen, "a", child=child_command("--exit-on", "HUP"))
     screen.enter("bash a.job")
-    wait_tree(rally, "a")
-    rally.start_standby("b")
+    wait_tree(candidates, "a")
+    candidates.start_standby("b")
     suspend(screen, a)
-    (tree,) = rally.witness.trees("a")
+    (tree,) = candidates.witness.trees("a")
     screen.hang_up()
-    assert rally.witness.wait_successor(tree, timeout_s=BOUND_S).candidate == "b"
-    rally.assert_exclusive()
+    assert candidates.witness.wait_successor(tree, timeout_s=BOUND_S).candidate == "b"
+    candidates.assert_exclusive()
 
 
 # --- none at all -----------------------------------------------------------------------------
 
 
-def test_without_a_terminal_nothing_is_about_a_job(rally: Rally) -> None:
+def test_without_a_terminal_nothing_is_about_a_job(candidates: Candidates) -> None:
     """TSTP and CONT are passed on, and a child that is stopped stops nobody else."""
-    a, tree = rally.start_leader("a", child=puppet_command("--ignore", "USR1"))
+    a, tree = candidates.start_leader("a", child=child_command("--ignore", "USR1"))
     a.signal(signal.SIGTSTP)
     # A CONT would take back a TSTP that still waits to be read.
-    rally.witness.wait_note("signal TSTP", "a")
+    candidates.witness.wait_note("signal TSTP", "a")
     wait_state(tree.main, stopped=True)
     a.signal(signal.SIGCONT)
-    rally.witness.wait_note("signal CONT", "a")
+    candidates.witness.wait_note("signal CONT", "a")
     stop(tree.main)
     a.signal(signal.SIGUSR1)
     wait_until(
@@ -724,6 +734,6 @@ def test_without_a_terminal_nothing_is_about_a_job(rally: Rally) -> None:
     )
     assert state_of(a.guardian) != "T"
     os.kill(tree.main, signal.SIGCONT)
-    rally.witness.wait_note("signal USR1", "a")
-    rally.witness.wait_note("signal CONT", "a", count=2)
-    assert sorted(signals(rally, "a")) == ["CONT", "CONT", "TSTP", "USR1"]
+    candidates.witness.wait_note("signal USR1", "a")
+    candidates.witness.wait_note("signal CONT", "a", count=2)
+    assert sorted(signals(candidates, "a")) == ["CONT", "CONT", "TSTP", "USR1"]

@@ -1,1 +1,1 @@
-"""The judge of the tests: witness, puppet, proxy, and waiting."""
+"""The judge of the tests: witness, test child, proxy, and waiting."""

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.support import controlplane
-from tests.support.candidates import Candidate
+from tests.support.candidate import Candidate
 from tests.support.controlplane import Unavailable
 from tests.support.required import missing
 

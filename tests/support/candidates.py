@@ -1,306 +1,105 @@
-"""Candidates: real leaderexec processes around puppets, and a way to reach each of their parts.
+"""Candidates of one election, on one file lock unless a test says otherwise.
 
-Owns starting, finding, signalling and ending them. Everything it starts is ended with it, by pid,
-and whatever a test left stopped is killed as it is. Which tree ran when is the witness's to say.
+Owns starting several candidates the same way, finding the leader among them by what the witness
+saw, and ending them. The verdict of every test about exclusivity is `assert_exclusive`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import shlex
-import signal
-import subprocess
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Final, Self, TypedDict
 
-from tests.support import puppet
-from tests.support.wait import wait_until
+from tests.support.candidate import FAST, FAST_LEASE_S, Candidate, child_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import Unpack
 
-ROOT = Path(__file__).resolve().parents[2]
-
-#: The shortest lawful setting, for tests that wait for a lease to end.
-FAST = ("--lease-duration=5s", "--renew-deadline=2s", "--retry-period=1s")
-FAST_LEASE_S = 5.0
-#: Short, but with room for a loaded machine.
-BRISK = ("--lease-duration=8s", "--renew-deadline=4s", "--retry-period=1s")
-BRISK_LEASE_S = 8.0
+    from tests.support.witness import Tree, Witness
 
 
-def state_of(pid: int) -> str:
-    """Return the state letter of a process (T when stopped), empty when there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+#: A child that keeps the processor busy takes long to be ready, and so does who starts beside it.
+_START_S: Final = 60.0
 
 
-def is_pending(pid: int, signum: int) -> bool:
-    """Whether a process has been sent a signal and has not yet taken it."""
-    try:
-        words = Path(f"/proc/{pid}/status").read_text().split()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    masks = [int(words[words.index(name) + 1], 16) for name in ("SigPnd:", "ShdPnd:")]
-    return any(mask & 1 << signum - 1 for mask in masks)
+class How(TypedDict, total=False):
+    """How a candidate differs from the others of a test.
 
-
-def name_of(pid: int) -> str:
-    """Return the name that a process has given itself."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def parent_of(pid: int) -> int:
-    """Return the parent of a process, 0 when there is none."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-
-
-def children_of(pid: int) -> list[int]:
-    """Return the children of a process."""
-    return [p for p in map(int, filter(str.isdigit, os.listdir("/proc"))) if parent_of(p) == pid]
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process is dead, reaped or not."""
-    return state_of(pid) in {"", "Z", "X"}
-
-
-@dataclass
-class Candidate:
-    """One leaderexec: `options` before the command, `command` after the `--`; none only elects.
-
-    `wrapper` is put in front of it (`unshare ...`); the guardian is then found below it.
+    `child` is its command instead of a test child, an empty one only elects; `lock` stands for the
+    options of the election, `env` is added to the environment, `stderr` is a descriptor for its
+    log.
     """
 
-    name: str
-    options: Sequence[str]
-    command: Sequence[str]
-    directory: Path
-    env: Mapping[str, str] = field(default_factory=dict)
-    wrapper: Sequence[str] = ()
-    stdin: int = subprocess.DEVNULL
-    stderr: int | None = None
-    _process: subprocess.Popen[bytes] | None = None
+    child: Sequence[str] | None
+    lock: Sequence[str] | None
+    env: Mapping[str, str] | None
+    wrapper: Sequence[str]
+    stderr: int | None
 
-    def start(self) -> Self:
-        """Start it; its standard error goes to `log_path` unless `stderr` is a descriptor."""
-        # Only what a test says: nothing of the machine's own configuration.
-        env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(self.directory)}
-        for name in ("COVERAGE_PROCESS_START", "COVERAGE_FILE"):
-            if name in os.environ:
-                env[name] = os.environ[name]
-        with (
-            self.log_path.open("ab") as log,
-            self.output_path.open("ab") as output,
-        ):
-            self._process = subprocess.Popen(
-                [*self.argv(), *(["--", *self.command] if self.command else [])],
-                env={**env, **self.env},
-                stdin=self.stdin,
-                stdout=output,
-                stderr=log if self.stderr is None else self.stderr,
-                cwd=self.directory,
-                start_new_session=True,
-            )
+
+class Candidates:
+    """The candidates of a test.
+
+    `lock` holds the options that name the election and its lock; tests of other locks replace it.
+    """
+
+    def __init__(self, witness: Witness, directory: Path) -> None:
+        self.witness = witness
+        self.directory = directory
+        self.lock: Sequence[str] = ("--election=x", f"--lock=file:{directory / 'lock'}")
+        self.timing: Sequence[str] = FAST
+        #: The lease duration of that timing.
+        self.lease_s = FAST_LEASE_S
+        self.by_name: dict[str, Candidate] = {}
+
+    def __enter__(self) -> Self:
+        """Start nothing yet."""
         return self
 
-    def argv(self) -> list[str]:
-        """Return how it is started, as far as its command."""
-        return [*self.wrapper, sys.executable, "-m", "leaderexec", *self.options]
+    def __exit__(self, *_: object) -> None:
+        """Kill whatever is left."""
+        for candidate in self.by_name.values():
+            candidate.kill()
 
-    @property
-    def log_path(self) -> Path:
-        """Where its standard error goes."""
-        return self.directory / f"{self.name}.log"
-
-    @property
-    def output_path(self) -> Path:
-        """Where its standard output goes."""
-        return self.directory / f"{self.name}.out"
-
-    @property
-    def log(self) -> str:
-        """What it has said so far."""
-        return self.log_path.read_text(errors="replace")
-
-    @property
-    def output(self) -> str:
-        """What its child has said so far."""
-        return self.output_path.read_text(errors="replace")
-
-    def events(self, event: str | None = None) -> list[dict[str, Any]]:
-        """Return its log lines, or those of one event."""
-        lines = []
-        for line in self.log.splitlines():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
-        return [x for x in lines if isinstance(x, dict) and event in {None, x.get("event")}]
-
-    def wait_event(self, event: str, *, count: int = 1, timeout_s: float = 15) -> dict[str, Any]:
-        """Wait until it has logged `event` so often, and return the last one."""
-        wait_until(
-            lambda: len(self.events(event)) >= count,
-            timeout_s=timeout_s,
-            what=f"{self.name} logs {event!r} ({count}); log:\n{self.log[-3000:]}",
+    def make(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
+        """Return a candidate that is not started."""
+        child = how.get("child")
+        candidate = Candidate(
+            name=name,
+            options=[*(how.get("lock") or self.lock), *self.timing, "--log-level=debug", *options],
+            command=child_command() if child is None else child,
+            directory=self.directory,
+            env={**self.witness.env(name), **(how.get("env") or {})},
+            wrapper=how.get("wrapper", ()),
+            stderr=how.get("stderr"),
         )
-        return self.events(event)[-1]
+        self.by_name[name] = candidate
+        return candidate
 
-    @property
-    def identity(self) -> str:
-        """The name it campaigns under."""
-        return str(self.wait_event("campaigning")["identity"])
+    def start(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
+        """Make a candidate and start it."""
+        return self.make(name, *options, **how).start()
 
-    @property
-    def port(self) -> int:
-        """The port that it serves on."""
-        return int(self.wait_event("serving")["port"])
+    def start_leader(
+        self, name: str = "a", *options: str, **how: Unpack[How]
+    ) -> tuple[Candidate, Tree]:
+        """Start a candidate and wait until the witness sees its tree, ready."""
+        candidate = self.start(name, *options, **how)
+        (tree,) = self.witness.wait_running(1, name, timeout_s=_START_S)
+        self.witness.wait_note("ready", name, timeout_s=_START_S)
+        return candidate, tree
 
-    @property
-    def started(self) -> bool:
-        """Whether it was started at all."""
-        return self._process is not None
+    def start_standby(self, name: str = "b", *options: str, **how: Unpack[How]) -> Candidate:
+        """Start a candidate and wait until it stands by."""
+        candidate = self.start(name, *options, **how)
+        candidate.wait_event("campaigning", timeout_s=_START_S)
+        return candidate
 
-    @property
-    def process(self) -> subprocess.Popen[bytes]:
-        """The process that was started."""
-        assert self._process is not None, f"{self.name} was not started"
-        return self._process
+    def leader(self, tree: Tree) -> Candidate:
+        """Return the candidate whose tree this is."""
+        return self.by_name[tree.candidate]
 
-    # --- its parts
-
-    @property
-    def guardian(self) -> int:
-        """The pid of the guardian."""
-        root = self.process.pid
-        return wait_until(
-            lambda: next((p for p in [root, *_below(root)] if name_of(p) == "leaderexec"), 0),
-            timeout_s=10,
-            what=f"the guardian of {self.name}; log:\n{self.log[-2000:]}",
-        )
-
-    def part(self, name: str) -> int:
-        """The pid of its `elec`tor, `keep`er or `http` server, waiting until there is one."""
-        guardian = self.guardian
-        return wait_until(
-            lambda: next(
-                (p for p in children_of(guardian) if name_of(p) == f"leaderexec-{name}"), 0
-            ),
-            timeout_s=10,
-            what=f"the {name} of {self.name}; log:\n{self.log[-2000:]}",
-        )
-
-    @property
-    def elector(self) -> int:
-        """The pid of the elector."""
-        return self.part("elec")
-
-    @property
-    def keeper(self) -> int:
-        """The pid of the keeper."""
-        return self.part("keep")
-
-    def everything(self) -> list[int]:
-        """The pids of all that belongs to it now, the tree included."""
-        return [self.process.pid, *_below(self.process.pid)]
-
-    # --- what is done to it
-
-    def signal(self, signum: int) -> None:
-        """Signal the guardian."""
-        os.kill(self.guardian, signum)
-
-    def terminate(self) -> None:
-        """Ask it to stop."""
-        self.signal(signal.SIGTERM)
-
-    def wait(self, timeout_s: float = 40) -> int:
-        """Wait for its end and return the exit code, 128+n for a signal."""
-        try:
-            code = self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} did not end; log:\n{self.log[-4000:]}") from None
-        return code if code >= 0 else 128 - code
-
-    def kill(self) -> None:
-        """Kill it and everything below it, whatever state it is in."""
-        if self._process is None or self._process.poll() is not None:
-            return  # its number may be another's by now
-        for pid in reversed(self.everything()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self._process.wait()
-
-
-def _below(root: int) -> list[int]:
-    found = []
-    pending = [root]
-    while pending:
-        some = children_of(pending.pop())
-        found += some
-        pending += some
-    return found
-
-
-def stop(pid: int, timeout_s: float = 10) -> None:
-    """Stop a process and wait until it is: the fault has taken effect."""
-    os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: state_of(pid) in {"T", "t"}, timeout_s=timeout_s, what=f"{pid} is stopped")
-
-
-def resume(pid: int) -> None:
-    """Continue a stopped process, if it is still there."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
-
-
-def kill(pid: int) -> None:
-    """Kill a process and wait until it is dead."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: is_gone(pid), timeout_s=10, what=f"{pid} is dead")
-
-
-def puppet_command(*flags: str) -> list[str]:
-    """Return the command of a puppet."""
-    return puppet.command(*flags)
-
-
-def in_pid_namespace() -> list[str]:
-    """Return the wrapper that makes the guardian PID 1 of a PID namespace of its own."""
-    return ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
-
-
-def in_cluster(directory: Path) -> list[str]:
-    """Return the wrapper under which a process finds `directory` where a pod has its token."""
-    target = "/run/secrets/kubernetes.io/serviceaccount"
-    script = (
-        "mount -t tmpfs tmpfs /run && "
-        f"mkdir -p {target} && mount --bind {shlex.quote(str(directory))} {target} && "
-        'exec "$@"'
-    )
-    return ["unshare", "--mount", "sh", "-c", script, "sh"]
-
-
-def as_user(uid: int) -> list[str]:
-    """Return the wrapper under which a candidate is this user, without rights over processes.
-
-    One right is left to it: to files whose modes would keep it out, since the interpreter and a
-    test's directory may be root's alone.
-    """
-    rights = "-all,+dac_override"
-    return [
-        "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups",
-        f"--inh-caps={rights}", f"--ambient-caps={rights}", "--",
-    ]  # fmt: skip
+    def assert_exclusive(self) -> None:
+        """Fail if the witness saw two trees at once."""
+        overlaps = self.witness.overlaps()
+        assert not overlaps, f"two trees ran at once: {overlaps}"

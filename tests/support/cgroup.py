@@ -17,7 +17,7 @@ import uuid
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
-from tests.support.candidates import is_gone
+from tests.support.candidate import is_gone
 from tests.support.lacking import Lacking
 from tests.support.wait import wait_until
 
@@ -216,7 +216,7 @@ class KillGroup(Group):
 class MemoryGroup(Group):
     """A group with `limit_mib` of memory and no swap; what wants more is killed by the kernel.
 
-    A child that eats (`puppet --eat`) under `wrapper` dies of its own appetite. `oom_kill` has the
+    A child that eats (`--eat`) under `wrapper` dies of its own appetite. `oom_kill` has the
     OOM killer choose a process that does not, such as the elector, at an instant of the test's.
     """
 

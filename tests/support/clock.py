@@ -123,7 +123,7 @@ class ClockReading(NamedTuple):
 class SteppedClock:
     """The wall clock of whatever runs with `env`; true until `step`.
 
-    Pass `env` to a candidate. Its child inherits it: harmless for a puppet, whose stamps are
+    Pass `env` to a candidate. Its child inherits it: harmless for a test child, whose stamps are
     boot time; `without` leaves it out for one that should see the true time.
     """
 

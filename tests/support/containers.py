@@ -29,24 +29,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from tests.support import bundle, controlplane
-from tests.support.candidates import ROOT, Candidate
-from tests.support.kube_rally import KubeRally
+from tests.support.candidate import ROOT, Candidate
+from tests.support.kube_candidates import KubeCandidates
 from tests.support.required import missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Unpack
 
+    from tests.support.candidates import How
     from tests.support.cgroup import Group
     from tests.support.controlplane import ControlPlane
-    from tests.support.rally import How
     from tests.support.witness import Tree, Witness
 
 #: What the containers' user is by number.
 USER: Final = 65532
 #: Where a container finds what the tests give it, and an init container leaves what it installs.
 WITNESS: Final = "/witness"
-TOOLS: Final = "/puppet"
+TOOLS: Final = "/testchild"
 SHARED: Final = "/shared"
 CHILD: Final = "/child"
 ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -86,9 +86,9 @@ def require_containers() -> None:
         missing("containers", f"not installed: {', '.join(absent)}")
 
 
-def puppet_command(*flags: str) -> list[str]:
-    """Return the command of a puppet in a container that has Python."""
-    boot = f"import sys; sys.path.insert(0, {TOOLS!r}); import puppet; puppet.main()"
+def child_command(*flags: str) -> list[str]:
+    """Return the command of a test child in a container that has Python."""
+    boot = f"import sys; sys.path.insert(0, {TOOLS!r}); import testchild; testchild.main()"
     return ["python3", "-I", "-S", "-c", boot, *flags]
 
 
@@ -579,7 +579,7 @@ class Container(Candidate):
         return config
 
 
-class ContainerRally(KubeRally):
+class ContainerCandidates(KubeCandidates):
     """Candidates on a Lease that are containers of one image, each in a pod of its own."""
 
     def __init__(
@@ -592,7 +592,7 @@ class ContainerRally(KubeRally):
     ) -> None:
         super().__init__(witness, directory, plane, namespace)
         self.image = image
-        #: What every container has mounted beside its account, its witness and the puppet.
+        #: What every container has mounted beside its account, its witness and the test child.
         self.mounts: Sequence[Mount] = ()
         self.pods: dict[str, Pod] = {}
         self._settings: dict[str, dict[str, Any]] = {}
@@ -618,7 +618,7 @@ class ContainerRally(KubeRally):
         """Return a container that is not started."""
         assert not how.get("wrapper"), "a container is not wrapped"
         child = how.get("child")
-        command = puppet_command() if child is None else child
+        command = child_command() if child is None else child
         args = [*(how.get("lock") or self.lock), *self.timing, "--log-level=debug", *options]
         args += ["--", *command] if command else []
         return self.container(name, *args, env=how.get("env"), stderr=how.get("stderr"))
@@ -662,7 +662,7 @@ class ContainerRally(KubeRally):
             ],
             group=place.get("group"),
         )
-        self.candidates[name] = container
+        self.by_name[name] = container
         return container
 
     def contained(self, tree: Tree) -> Container:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.support.candidates import Candidate, in_cluster
+from tests.support.candidate import Candidate, in_cluster
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.support.candidates import ROOT
+from tests.support.candidate import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path

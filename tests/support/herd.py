@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tests.support.candidates import parent_of
+from tests.support.candidate import parent_of
 from tests.support.controlplane import service_account_user
 from tests.support.field import Field
 from tests.support.wait import wait_until
@@ -23,7 +23,7 @@ from tests.support.wait import wait_until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.candidates import Candidate
+    from tests.support.candidate import Candidate
     from tests.support.controlplane import ControlPlane, Request
 
 #: So many are starting at any time.

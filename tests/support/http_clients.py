@@ -32,14 +32,14 @@ from leaderexec import channel, linux, log, server
 from leaderexec.board import Board
 from leaderexec.channel import LockIs, TenureIs
 from leaderexec.model import SECOND_NS, Timing
-from tests.support.candidates import is_gone, kill
+from tests.support.candidate import is_gone, kill
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from leaderexec.board import News
-    from tests.support.candidates import Candidate
+    from tests.support.candidate import Candidate
 
 ELECTION = "my-app"
 OURS = "host_leaderexec-0123456789abcdef"

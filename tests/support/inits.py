@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.support.candidates import Candidate, name_of, parent_of
+from tests.support.candidate import Candidate, name_of, parent_of
 from tests.support.required import missing
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tests.support.rally import Rally
+    from tests.support.candidates import Candidates
 
 #: Every init, and with which of its flags; `direct` is none: the command itself.
 DIRECT: Final = "direct"
@@ -106,29 +106,29 @@ class Init(Candidate):
 
 
 def make_init(
-    rally: Rally,
+    candidates: Candidates,
     make: str,
     *options: str,
     child: Sequence[str] = IDLE_CHILD,
     wrapper: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
 ) -> Init:
-    """Return an init that is not started; what is left of it ends with the rally.
+    """Return an init that is not started; what is left of it ends with the candidates.
 
     `options` are for ours alone. Each has an election of its own, so that it always leads.
     """
     name = f"probed-{next(_numbers):06}"
-    lock = (f"--election={name}", f"--lock=file:{rally.directory / name}.lock")
+    lock = (f"--election={name}", f"--lock=file:{candidates.directory / name}.lock")
     init = Init(
         name=name,
-        options=(*lock, *rally.timing, *options) if make in OURS else (),
+        options=(*lock, *candidates.timing, *options) if make in OURS else (),
         command=child,
-        directory=rally.directory,
-        env={**rally.witness.env(name), **(env or {})},
+        directory=candidates.directory,
+        env={**candidates.witness.env(name), **(env or {})},
         wrapper=wrapper,
         make=make,
     )
-    rally.candidates[name] = init
+    candidates.by_name[name] = init
     return init
 
 

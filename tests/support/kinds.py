@@ -26,7 +26,7 @@ from tests.support.required import missing
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from tests.support.candidates import Candidate
+    from tests.support.candidate import Candidate
 
 _HERE: Final = Path(__file__).resolve().parent
 _BOUND_S: Final = 60.0

@@ -2,13 +2,13 @@
 
 Owns: how they are had (each pinned by a module of its own under `tests/peers`, with its own
 versions of everything, and built once into the cache of the control plane's programs), what they
-may do in the API, and starting them in the election of a `KubeRally`, around a puppet.
+may do in the API, and starting them in the election of a `KubeCandidates`, around a test child.
 Must not know: what leaderexec promises. Which tree ran when is the witness's to say.
 
 Each is one process with its child below it, and has rules of its own:
 
 `k8s-await-election`  client-go's elector on the Lease, with the credentials of a pod (root only)
-                      and a proxy where the rally has one for it. It needs the rights that ours
+                      and a proxy where the election has one for it. It needs the rights that ours
                       need and no others: it writes no events, and Endpoints only where it is to
                       route a Service. No signal is handled: asked to stop it dies at once, its
                       child lives on, the lock is not given back. When no renewal succeeds within
@@ -35,13 +35,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.support.candidates import (
+from tests.support.candidate import (
     Candidate,
+    child_command,
     children_of,
     in_cluster,
     kill,
     name_of,
-    puppet_command,
 )
 from tests.support.controlplane import GoProgram, Unavailable
 from tests.support.required import missing
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Unpack
 
-    from tests.support.kube_rally import KubeRally
-    from tests.support.rally import How
+    from tests.support.candidates import How
+    from tests.support.kube_candidates import KubeCandidates
     from tests.support.witness import Tree
 
 #: The makes, and the main package of each, which is also the name of its module.
@@ -64,7 +64,7 @@ MAKES: Final = tuple(PACKAGES)
 
 _MODULES: Final = Path(__file__).resolve().parents[1] / "peers"
 _ACCOUNT: Final = "peer"
-_ELECTION: Final = "x"  # as KubeRally's
+_ELECTION: Final = "x"  # as KubeCandidates's
 _COMM_MAX: Final = 15  # the kernel keeps no more of a name
 _ETCDCTL_TIMEOUT_S: Final = 60
 
@@ -151,34 +151,34 @@ class Peer(Candidate):
 
 
 class Peers:
-    """The candidates of peers' makes in the election of a rally, ended with the rally's own.
+    """The candidates of peers' makes in the election of a test, ended with leaderexec's own.
 
     They have an account of their own, with the rights to the Lease that ours have. Their timing is
-    the rally's: `rally.timing` for k8s-await-election, `rally.lease_s` as the ttl of etcdctl.
+    leaderexec's: `candidates.timing` for k8s-await-election, `lease_s` as the ttl of etcdctl.
     Options that a test gives come last, and the last one counts: for k8s-await-election, which has
     no options, the three of the timing, which become its environment; for etcdctl its own.
     Making this builds the programs, or skips the test.
     """
 
-    def __init__(self, rally: KubeRally) -> None:
+    def __init__(self, candidates: KubeCandidates) -> None:
         for make in MAKES:
             program(make)
-        self.rally = rally
-        rally.plane.service_account(rally.namespace, _ACCOUNT)
-        rally.plane.grant(rally.namespace, _ACCOUNT, _ELECTION)
-        self._token = rally.plane.token(rally.namespace, _ACCOUNT)
+        self.candidates = candidates
+        candidates.plane.service_account(candidates.namespace, _ACCOUNT)
+        candidates.plane.grant(candidates.namespace, _ACCOUNT, _ELECTION)
+        self._token = candidates.plane.token(candidates.namespace, _ACCOUNT)
 
     def make(self, name: str, make: str, *options: str, **how: Unpack[How]) -> Peer:
         """Return a peer that is not started; its identity is its name."""
         child = how.get("child")
-        command = puppet_command() if child is None else child
-        env = {**self.rally.witness.env(name), **(how.get("env") or {})}
+        command = child_command() if child is None else child
+        env = {**self.candidates.witness.env(name), **(how.get("env") or {})}
         wrapper = how.get("wrapper", ())
         if make == "etcdctl":
             peer = self._etcdctl(name, options, command, env, wrapper)
         else:
             peer = self._await_election(name, options, command, env, wrapper)
-        self.rally.candidates[name] = peer
+        self.candidates.by_name[name] = peer
         return peer
 
     def start(self, name: str, make: str, *options: str, **how: Unpack[How]) -> Peer:
@@ -190,8 +190,8 @@ class Peers:
     ) -> tuple[Peer, Tree]:
         """Start a peer and wait until the witness sees its tree, ready."""
         peer = self.start(name, make, *options, **how)
-        (tree,) = self.rally.witness.wait_running(1, name, timeout_s=20)
-        self.rally.witness.wait_note("ready", name)
+        (tree,) = self.candidates.witness.wait_running(1, name, timeout_s=20)
+        self.candidates.witness.wait_note("ready", name)
         return peer, tree
 
     def start_standby(self, name: str, make: str, *options: str, **how: Unpack[How]) -> Peer:
@@ -206,7 +206,7 @@ class Peers:
         The keys in etcd do not say whose they are, so there must be one for each peer that lives;
         one that was just killed leaves its key behind for a while, and is taken for a peer here.
         """
-        others = (c for c in self.rally.candidates.values() if isinstance(c, Peer) and c.started)
+        others = (c for c in self.candidates.by_name.values() if isinstance(c, Peer) and c.started)
         living = sum(c.make == "etcdctl" and c.process.poll() is None for c in others)
         wait_until(
             lambda: (
@@ -226,26 +226,26 @@ class Peers:
         env: Mapping[str, str],
         wrapper: Sequence[str],
     ) -> Peer:
-        rally = self.rally
-        secrets = rally.plane.incluster(
-            rally.directory / f"secrets-{name}", self._token, rally.namespace
+        candidates = self.candidates
+        secrets = candidates.plane.incluster(
+            candidates.directory / f"secrets-{name}", self._token, candidates.namespace
         )
-        proxy = rally.proxies.get(name)
+        proxy = candidates.proxies.get(name)
         prefix = "K8S_AWAIT_ELECTION"
         return Peer(
             name=name,
             options=command,  # it has none of its own, and does not know `--`
             command=(),
-            directory=rally.directory,
+            directory=candidates.directory,
             env={
                 "KUBERNETES_SERVICE_HOST": "127.0.0.1",
-                "KUBERNETES_SERVICE_PORT": str(proxy.port if proxy else rally.plane.port),
+                "KUBERNETES_SERVICE_PORT": str(proxy.port if proxy else candidates.plane.port),
                 f"{prefix}_ENABLED": "1",
                 f"{prefix}_NAME": _ELECTION,
                 f"{prefix}_LOCK_NAME": _ELECTION,
-                f"{prefix}_LOCK_NAMESPACE": rally.namespace,
+                f"{prefix}_LOCK_NAMESPACE": candidates.namespace,
                 f"{prefix}_IDENTITY": name,
-                **dict(_as_variable(prefix, option) for option in (*rally.timing, *options)),
+                **dict(_as_variable(prefix, option) for option in (*candidates.timing, *options)),
                 **env,
             },
             wrapper=(*wrapper, *in_cluster(secrets)),
@@ -257,7 +257,7 @@ class Peers:
     @property
     def lock_name(self) -> str:
         """The name of the lock in etcd, which all tests share."""
-        return f"{self.rally.namespace}/{_ELECTION}"
+        return f"{self.candidates.namespace}/{_ELECTION}"
 
     def etcdctl(self, *arguments: str) -> str:
         """Run an etcdctl of the tests' own and return what it printed."""
@@ -276,7 +276,9 @@ class Peers:
 
     def _endpoints(self) -> str:
         flag = "--advertise-client-urls="
-        urls = (word.removeprefix(flag) for word in self.rally.plane.etcd._argv if flag in word)
+        urls = (
+            word.removeprefix(flag) for word in self.candidates.plane.etcd._argv if flag in word
+        )
         return f"--endpoints={next(urls)}"
 
     def _etcdctl(
@@ -287,13 +289,13 @@ class Peers:
         env: Mapping[str, str],
         wrapper: Sequence[str],
     ) -> Peer:
-        assert name not in self.rally.proxies, "etcdctl does not pass a proxy of the API"
-        ttl = f"--ttl={self.rally.lease_s:g}"
+        assert name not in self.candidates.proxies, "etcdctl does not pass a proxy of the API"
+        ttl = f"--ttl={self.candidates.lease_s:g}"
         return Peer(
             name=name,
             options=[self._endpoints(), "lock", ttl, *options, self.lock_name],
             command=command,
-            directory=self.rally.directory,
+            directory=self.candidates.directory,
             env=env,
             wrapper=wrapper,
             make="etcdctl",

@@ -255,8 +255,8 @@ def matrix_data() -> dict[str, Any] | None:
 
 
 def draw_matrix(table: Mapping[str, Any]) -> bytes:
-    """Draw the fault matrix: scenarios down, contestants across."""
-    rows = table["scenarios"]
+    """Draw the fault matrix: faults down, contestants across."""
+    rows = table["faults"]
     makes = list(table["versions"])
     groups = list(dict.fromkeys(row["group"] for row in rows))
     lines: list[tuple[str, Mapping[str, Any] | None]] = []
@@ -268,7 +268,7 @@ def draw_matrix(table: Mapping[str, Any]) -> bytes:
         make: sum(any(cell["overlap_s"] for cell in row["cells"].get(make, ())) for row in rows)
         for make in makes
     }
-    description = "Scenarios down, contestants across. Scenarios with two children at once: " + (
+    description = "Faults down, contestants across. Faults with two children at once: " + (
         ", ".join(
             f"{make} {worst[make]} of {sum(make in row['cells'] for row in rows)}" for make in makes
         )

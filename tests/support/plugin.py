@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import yaml
 
-from tests.support.candidates import is_gone
+from tests.support.candidate import is_gone
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:

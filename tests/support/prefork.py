@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.support import puppet
+from tests.support import testchild
 from tests.support.wait import wait_until
 from tests.support.witnessed import connected
 
@@ -34,7 +34,7 @@ _BOUND_S = 600.0
 class Master:
     """The process that owns the port and the workers."""
 
-    def __init__(self, process: puppet.Puppet, listener: socket.socket, gate: str) -> None:
+    def __init__(self, process: testchild.Child, listener: socket.socket, gate: str) -> None:
         self._process = process
         self._listener = listener
         self._gate = gate
@@ -43,7 +43,7 @@ class Master:
 
     def serve(self, *, stubborn: bool) -> None:
         """Keep the workers until the last one has ended after a request to stop."""
-        import signal  # noqa: PLC0415 - slow to import, as in the puppet
+        import signal  # noqa: PLC0415 - slow to import, as in the test child
 
         signals = {signal.SIGCHLD}
         if stubborn:
@@ -79,7 +79,7 @@ class Master:
         if pid:
             self._workers.add(pid)
             return
-        self._process.connect("worker", puppet.now_ns())
+        self._process.connect("worker", testchild.now_ns())
         Worker(self._listener, self._gate).serve(told)
 
 

@@ -2,7 +2,7 @@
 
 Owns: how their program is had (built from the Go module in `tests/rivals`, once, into the cache of
 the control plane's programs), what they may do in the API, and starting them in the election of a
-`KubeRally`, around a puppet, with a proxy where the rally has one for them.
+`KubeCandidates`, around a test child, with a proxy where the election has one for them.
 Must not know: what leaderexec promises. Which tree ran when is the witness's to say.
 
 The makes keep their own rules only, with what is wrong with them:
@@ -18,7 +18,7 @@ The makes keep their own rules only, with what is wrong with them:
                ever.
 
 Both exit with 143 when they were asked to stop, and with their child's code when that ended by
-itself. Both kill their direct child alone, so a puppet must not spawn; and when they are killed
+itself. Both kill their direct child alone, so a test child must not spawn; and when they are killed
 themselves, their child lives on.
 """
 
@@ -30,14 +30,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.support.candidates import Candidate, puppet_command
+from tests.support.candidate import Candidate, child_command
 from tests.support.controlplane import GoProgram, Unavailable
 from tests.support.required import missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.support.kube_rally import KubeRally
+    from tests.support.kube_candidates import KubeCandidates
     from tests.support.witness import Tree
 
 MAKES: Final = ("clientgo", "legacy2016")
@@ -46,7 +46,7 @@ MODULE: Final = Path(__file__).resolve().parents[1] / "rivals"
 ANNOTATION: Final = "control-plane.alpha.kubernetes.io/leader"
 
 _ACCOUNT: Final = "rival"
-_ELECTION: Final = "x"  # as KubeRally's
+_ELECTION: Final = "x"  # as KubeCandidates's
 
 
 def endpoints_path(namespace: str, name: str | None = None) -> str:
@@ -95,50 +95,50 @@ class Rival(Candidate):
 
 
 class Rivals:
-    """The candidates of other makes in the election of a rally, ended with the rally's own.
+    """The candidates of other makes in the election of a test, ended with leaderexec's own.
 
     They have an account of their own, with the rights to the Lease and the Endpoints that ours have
-    to their lock. Their timing is the rally's: `rally.timing` for clientgo, whose flags
-    have the same names, and `rally.lease_s` as the ttl of legacy2016. Options that a test gives
-    come last, and the last one counts. Making this builds the program, or skips the test.
+    to their lock. Their timing is leaderexec's: `candidates.timing` for clientgo, whose flags
+    have the same names, and `lease_s` as the ttl of legacy2016. Options that a test gives come
+    last, and the last one counts. Making this builds the program, or skips the test.
     """
 
-    def __init__(self, rally: KubeRally) -> None:
+    def __init__(self, candidates: KubeCandidates) -> None:
         program()
-        self.rally = rally
-        self._token_path = rally.directory / "rival-token"
-        rally.plane.service_account(rally.namespace, _ACCOUNT)
+        self.candidates = candidates
+        self._token_path = candidates.directory / "rival-token"
+        candidates.plane.service_account(candidates.namespace, _ACCOUNT)
         for resource in ("leases", "endpoints"):
-            rally.plane.grant(rally.namespace, _ACCOUNT, _ELECTION, resource=resource)
-        self._token_path.write_text(rally.plane.token(rally.namespace, _ACCOUNT))
+            candidates.plane.grant(candidates.namespace, _ACCOUNT, _ELECTION, resource=resource)
+        self._token_path.write_text(candidates.plane.token(candidates.namespace, _ACCOUNT))
 
     def make(
         self, name: str, make: str, *options: str, child: Sequence[str] | None = None
     ) -> Rival:
         """Return a rival that is not started; its identity is its name."""
-        proxy = self.rally.proxies.get(name)
-        kubeconfig = self.rally.plane.kubeconfig_for(
+        proxy = self.candidates.proxies.get(name)
+        kubeconfig = self.candidates.plane.kubeconfig_for(
             token_file=self._token_path,
-            namespace=self.rally.namespace,
+            namespace=self.candidates.namespace,
             server_url=proxy.url if proxy else None,
         )
         own = {
-            "clientgo": [f"--namespace={self.rally.namespace}", *self.rally.timing],
+            "clientgo": [f"--namespace={self.candidates.namespace}", *self.candidates.timing],
             "legacy2016": [
-                f"--election-namespace={self.rally.namespace}",
-                f"--ttl={self.rally.lease_s:g}s",
+                f"--election-namespace={self.candidates.namespace}",
+                f"--ttl={self.candidates.lease_s:g}s",
             ],
         }
         common = [f"--kubeconfig={kubeconfig}", f"--election={_ELECTION}", f"--id={name}"]
         rival = Rival(
             name=name,
             options=[*common, *own[make], *options],
-            command=puppet_command() if child is None else child,
-            directory=self.rally.directory,
-            env=self.rally.witness.env(name),
+            command=child_command() if child is None else child,
+            directory=self.candidates.directory,
+            env=self.candidates.witness.env(name),
             make=make,
         )
-        self.rally.candidates[name] = rival
+        self.candidates.by_name[name] = rival
         return rival
 
     def start(
@@ -152,8 +152,8 @@ class Rivals:
     ) -> tuple[Rival, Tree]:
         """Start a rival and wait until the witness sees its tree, ready."""
         rival = self.start(name, make, *options, child=child)
-        (tree,) = self.rally.witness.wait_running(1, name, timeout_s=20)
-        self.rally.witness.wait_note("ready", name)
+        (tree,) = self.candidates.witness.wait_running(1, name, timeout_s=20)
+        self.candidates.witness.wait_note("ready", name)
         return rival, tree
 
     def start_standby(
@@ -174,7 +174,7 @@ class Rivals:
     @property
     def annotation(self) -> str:
         """The record on the Endpoints object, as it is now and as it stands there."""
-        path = endpoints_path(self.rally.namespace, _ELECTION)
-        status, body = self.rally.plane.request("GET", path)
+        path = endpoints_path(self.candidates.namespace, _ELECTION)
+        status, body = self.candidates.plane.request("GET", path)
         assert status == 200, body
         return str(body["metadata"]["annotations"][ANNOTATION])

@@ -6,7 +6,7 @@ Must not know: who starts it.
 As root it cannot be signalled by whoever started it. A guardian without privileges therefore
 forbids its tree new ones, and then the bit does nothing: the same command runs as its caller.
 Copying `env` rather than compiling a program needs no compiler: it executes its arguments, and the
-puppet (`--become-root`) does the rest.
+test child (`--become-root`) does the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from tests.support.candidates import as_user, puppet_command
+from tests.support.candidate import as_user, child_command
 from tests.support.lacking import Lacking
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ class SetuidRoot:
         """Return this command so that its effective user is root; the real one stays."""
         return [str(self.path), *command]
 
-    def puppet(self, *flags: str) -> list[str]:
-        """Return the command of a puppet that becomes root entirely, where it is let."""
-        return self.command(*puppet_command("--become-root", *flags))
+    def child_command(self, *flags: str) -> list[str]:
+        """Return the command of a test child that becomes root entirely, where it is let."""
+        return self.command(*child_command("--become-root", *flags))
 
     def read(self, prefix: Sequence[str] = ()) -> tuple[int, int]:
         """Run it as nobody, and return what real and effective user it then has."""

@@ -1,6 +1,6 @@
 """The witness: the one process that says whether two trees of a child ran at once.
 
-Owns: who was alive when. Every process of a test child (see `puppet`) connects to a local socket
+Owns: who was alive when. Every process of a test child (see `testchild`) connects to a local socket
 the moment it starts and holds the connection until it dies; the kernel closes it at the death,
 however that came about, and the witness notes both instants on CLOCK_BOOTTIME. A *tree* is every
 connection of one candidate, one run and one main process, from the first start to the last end.
@@ -17,9 +17,9 @@ verdict, but widens `Witness.resolution_ns`, together with the longest time for 
 itself was kept from looking. An overlap longer than that cannot have been missed.
 
 The server half uses the standard library only and starts under `python -I -S`; it writes its events
-as JSON lines to stdout and ends when its standard input does. Puppets die with it.
+as JSON lines to stdout and ends when its standard input does. Test children die with it.
 
-The protocol, for children that are no puppets: connect to the socket, send one line
+The protocol, for children that are no test children: connect to the socket, send one line
 `{"candidate": "a", "run": "17", "main": 4711, "role": "main", "started_ns": 123}`, stay connected.
 Later lines `{"note": "text", ...}` are kept as notes. A client may also bind its socket, before it
 connects, to the abstract name `witness<US>candidate<US>run<US>main<US>role<US>started_ns<US>pid`
@@ -412,7 +412,7 @@ def _key(process: Process, event: dict[str, Any]) -> tuple[str, str, int]:
 class Witness:
     """A running witness process, and the verdicts drawn from what it saw.
 
-    Use it as a context manager. When it ends, the kernel kills the puppets that are still
+    Use it as a context manager. When it ends, the kernel kills the test children that are still
     connected: each has asked for that, so no test leaves children behind.
     """
 
@@ -451,7 +451,7 @@ class Witness:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the process; the puppets still connected die with it."""
+        """End the process; the test children still connected die with it."""
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -477,7 +477,7 @@ class Witness:
         return self._process.pid
 
     def env(self, candidate: str) -> dict[str, str]:
-        """Return the environment variables that make a puppet a child of `candidate`."""
+        """Return the environment variables that make a test child a child of `candidate`."""
         return {"WITNESS_SOCKET": self.path, "WITNESS_CANDIDATE": candidate}
 
     # --- what was seen

@@ -6,7 +6,7 @@ it starts without telling the witness shares the connection, which then ends wit
 
 Owns: the way from a connection to a program, and from the tests' modules to an interpreter that
 starts at once. Must not know: which program.
-Like the puppet it imports nothing that is slow before it is connected.
+Like the test child it imports nothing that is slow before it is connected.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.support import puppet
+from tests.support import testchild
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,20 +31,20 @@ def boot(module: str) -> list[str]:
 def words() -> list[str]:
     """Return what makes a command known when it is put before it.
 
-    Between the two comes a `--`, and before that may come the puppet's flags that say who it is:
+    Between the two comes a `--`, and before that may come the flags that say who it is:
     `--main`, `--role`.
     """
     return boot("tests.support.witnessed")
 
 
-def connected(argv: list[str]) -> puppet.Puppet:
+def connected(argv: list[str]) -> testchild.Child:
     """Return this process as the flags in `argv` and the environment identify it, connected."""
-    options = puppet.Options(dict(os.environ))
+    options = testchild.Options(dict(os.environ))
     options.parse(argv)
     options.main = options.main or os.getpid()
     options.run = options.run or str(options.main)
-    process = puppet.Puppet(options)
-    process.connect(options.role, puppet.STARTED_NS)
+    process = testchild.Child(options)
+    process.connect(options.role, testchild.STARTED_NS)
     return process
 
 

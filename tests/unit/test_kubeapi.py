@@ -16,7 +16,7 @@ from leaderexec.locks.annotation import ConfigMapLock, EndpointsLock
 from leaderexec.locks.base import Forbidden, Unavailable
 from leaderexec.locks.lease import LeaseLock
 from leaderexec.model import Record
-from tests.support.candidates import ROOT
+from tests.support.candidate import ROOT
 
 if TYPE_CHECKING:
     from leaderexec.locks.kubeobject import KubernetesLock

@@ -16,7 +16,7 @@ import pytest
 from leaderexec import channel, guardian, linux
 from leaderexec.keeper import ChildSpec, Keeper
 from leaderexec.model import SECOND_NS
-from tests.support.candidates import ROOT, kill, state_of
+from tests.support.candidate import ROOT, kill, state_of
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from leaderexec.log import Sink
-from tests.support.candidates import ROOT
+from tests.support.candidate import ROOT
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The fault matrix itself: how a cell is judged, what is played and kept, what a table says.
 
-That its scenarios inflict what they say is for the matrix to prove; here no candidate is started.
+That its faults inflict what they say is for the matrix to prove; here no candidate is started.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pytest
 
 from tests.matrix import report, runner
 from tests.matrix.contestants import MAKES, versions
+from tests.matrix.faults import FAULTS
 from tests.matrix.model import (
     AWAIT_ELECTION,
     BRISK,
@@ -26,14 +27,13 @@ from tests.matrix.model import (
     OURS,
     After,
     Cell,
+    Fault,
     Kind,
-    Scenario,
     Timing,
     judge,
 )
 from tests.matrix.runner import RIG_CHECK, Entry, Match, Results
-from tests.matrix.scenarios import SCENARIOS
-from tests.support.candidates import is_pending
+from tests.support.candidate import is_pending
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from pathlib import Path
 
-    from tests.matrix.arena import Arena
+    from tests.matrix.scenario import Scenario
     from tests.support.controlplane import ControlPlane
 
-    #: Gives an order, as a scenario does, and waits until it is done.
+    #: Gives an order, as a fault does, and waits until it is done.
     Order = Callable[[str], None]
 
 _TREES: Final = {
@@ -56,16 +56,16 @@ _TREES: Final = {
 }
 
 
-def _never(_: Arena) -> None:
+def _never(_: Scenario) -> None:
     raise AssertionError("nothing is played here")
 
 
-def scenario(name: str = "fault", **fields: Any) -> Scenario:
+def fault(name: str = "fault", **fields: Any) -> Fault:
     """Return a row."""
-    return Scenario(name, "group", "something happens", _never, **fields)
+    return Fault(name, "group", "something happens", _never, **fields)
 
 
-def good(of: Scenario, **fields: Any) -> Cell:
+def good(of: Fault, **fields: Any) -> Cell:
     """Return a cell of ours in which all is as the row asks, but for these fields."""
     cell = Cell(of.name, OURS, BRISK.name, 1, proofs=["it happened"], ran_before=True)
     cell.kept = of.after is After.KEPT
@@ -74,7 +74,7 @@ def good(of: Scenario, **fields: Any) -> Cell:
     return replace(cell, **fields)
 
 
-def judged(of: Scenario, **fields: Any) -> Cell:
+def judged(of: Fault, **fields: Any) -> Cell:
     """Judge such a cell, and return it."""
     cell = good(of, **fields)
     judge(of, BRISK, cell)
@@ -87,7 +87,7 @@ def judged(of: Scenario, **fields: Any) -> Cell:
 @pytest.mark.parametrize("after", After)
 def test_a_cell_in_which_all_is_as_it_should_be_holds(after: After) -> None:
     """What a row asks for, and no more, keeps its promise."""
-    cell = judged(scenario(after=after), spare_s=0.5, gap_s=3.0, resolution_s=0.01)
+    cell = judged(fault(after=after), spare_s=0.5, gap_s=3.0, resolution_s=0.01)
     assert cell.held
     assert not cell.invalid
     assert not cell.broken
@@ -99,7 +99,7 @@ def test_a_cell_in_which_all_is_as_it_should_be_holds(after: After) -> None:
 )
 def test_a_cell_that_proves_nothing_is_invalid(kind: Kind, fields: dict[str, Any]) -> None:
     """Without a child before the fault, proof of it, or a witness that looked, nobody judges."""
-    cell = judged(scenario(kind=kind), overlap_s=5.0, **fields)
+    cell = judged(fault(kind=kind), overlap_s=5.0, **fields)
     assert cell.invalid
     assert not cell.broken
     assert not cell.held
@@ -107,47 +107,47 @@ def test_a_cell_that_proves_nothing_is_invalid(kind: Kind, fields: dict[str, Any
 
 def test_why_a_cell_is_invalid_stays() -> None:
     """The first reason is the one that is told."""
-    assert judged(scenario(), invalid="the rig broke", ran_before=False).invalid == "the rig broke"
+    assert judged(fault(), invalid="the rig broke", ran_before=False).invalid == "the rig broke"
 
 
 def test_a_promise_allows_no_overlap() -> None:
     """The shortest overlap breaks a promise."""
-    assert "0.001 s" in judged(scenario(), overlap_s=0.001).broken[0]
+    assert "0.001 s" in judged(fault(), overlap_s=0.001).broken[0]
 
 
 def test_an_overlap_that_goes_on_breaks_a_promise_however_short() -> None:
     """Two trees that both run when all is over are two trees."""
-    assert judged(scenario(), overlap_open=True).broken
+    assert judged(fault(), overlap_open=True).broken
 
 
 def test_a_bound_allows_the_overlap_that_it_states_for_the_timing() -> None:
     """Up to the stated length nothing is broken, beyond it something is."""
-    bound = scenario(kind=Kind.BOUND, overlap_s=lambda timing: timing.lease_s / 4)
+    bound = fault(kind=Kind.BOUND, overlap_s=lambda timing: timing.lease_s / 4)
     assert judged(bound, overlap_s=2.0).held
     assert judged(bound, overlap_s=2.1).broken
 
 
 def test_what_a_promise_states_as_a_bound_is_not_allowed() -> None:
     """Only a row that says that it is a bound has one."""
-    assert judged(scenario(overlap_s=lambda _: 9.0), overlap_s=0.5).broken
+    assert judged(fault(overlap_s=lambda _: 9.0), overlap_s=0.5).broken
 
 
 @pytest.mark.parametrize("contestant", [CLIENT_GO, AWAIT_ELECTION, ETCDCTL])
 def test_a_peer_breaks_no_promise_of_ours(contestant: str) -> None:
     """What others do is measured."""
     bad = {"overlap_s": 9.0, "spare_s": -3.0, "running": 2, "trees": ["a/1"]}
-    assert judged(scenario(), contestant=contestant, **bad).held
+    assert judged(fault(), contestant=contestant, **bad).held
 
 
 def test_what_is_reported_is_not_judged() -> None:
     """Nobody promises anything where a row says so."""
-    assert judged(scenario(kind=Kind.REPORTED), overlap_s=9.0, running=2).held
+    assert judged(fault(kind=Kind.REPORTED), overlap_s=9.0, running=2).held
 
 
 def test_a_tree_may_not_outlive_its_lease() -> None:
     """That is broken though nobody else ran."""
-    assert judged(scenario(), spare_s=0.0).broken
-    assert judged(scenario(), spare_s=0.1).held
+    assert judged(fault(), spare_s=0.0).broken
+    assert judged(fault(), spare_s=0.1).held
 
 
 @pytest.mark.parametrize(
@@ -168,22 +168,22 @@ def test_a_tree_may_not_outlive_its_lease() -> None:
 )
 def test_what_must_come_of_a_fault_comes_of_it(after: After, fields: dict[str, Any]) -> None:
     """Another outcome than the row's own breaks it."""
-    assert judged(scenario(after=after), **fields).broken
+    assert judged(fault(after=after), **fields).broken
 
 
 @pytest.mark.parametrize("timing", [BRISK, DEFAULT])
 def test_a_gap_is_bounded_in_leases(timing: Timing) -> None:
     """Nobody may run for longer than so many leases of the cell's own timing."""
-    row = scenario(gap_leases=2.0)
+    row = fault(gap_leases=2.0)
     for gap_s, broken in ((2.0 * timing.lease_s, False), (2.0 * timing.lease_s + 0.1, True)):
         cell = good(row, gap_s=gap_s)
         judge(row, timing, cell)
         assert bool(cell.broken) is broken
 
 
-def test_what_the_scenario_itself_found_broken_stays() -> None:
+def test_what_the_fault_itself_found_broken_stays() -> None:
     """A judgement adds to the promises that were broken."""
-    assert judged(scenario(), broken=["the exit code"], overlap_s=1.0).broken[0] == "the exit code"
+    assert judged(fault(), broken=["the exit code"], overlap_s=1.0).broken[0] == "the exit code"
 
 
 # --- the plan
@@ -191,7 +191,7 @@ def test_what_the_scenario_itself_found_broken_stays() -> None:
 
 def test_ours_is_played_brisk_so_often_and_everybody_once_with_the_defaults() -> None:
     """The plan has a cell for each."""
-    entries = runner.plan([scenario()], runs=5, makes=CONTESTANTS)
+    entries = runner.plan([fault()], runs=5, makes=CONTESTANTS)
     played = Counter((entry.contestant, entry.timing) for entry in entries)
     assert played == {
         (OURS, BRISK): 5,
@@ -204,22 +204,22 @@ def test_ours_is_played_brisk_so_often_and_everybody_once_with_the_defaults() ->
 
 def test_only_contestants_that_fit_and_were_asked_for_are_played() -> None:
     """A row that is not for a make has no cell of it, nor has a make that nobody asked for."""
-    only_ours = runner.plan([scenario(makes=(OURS,))], runs=1, makes=[OURS, CLIENT_GO])
+    only_ours = runner.plan([fault(makes=(OURS,))], runs=1, makes=[OURS, CLIENT_GO])
     assert {entry.contestant for entry in only_ours} == {OURS}
-    only_peer = runner.plan([scenario()], runs=3, makes=[CLIENT_GO])
+    only_peer = runner.plan([fault()], runs=3, makes=[CLIENT_GO])
     assert [(e.contestant, e.timing) for e in only_peer] == [(CLIENT_GO, DEFAULT)]
 
 
 def test_the_quick_plan_is_the_quick_rows_once_and_the_check_of_the_rig() -> None:
     """CI plays ours, brisk, and the rival that must overlap."""
-    rows = [scenario("slow"), scenario("fast", quick=True), scenario(RIG_CHECK, quick=True)]
+    rows = [fault("slow"), fault("fast", quick=True), fault(RIG_CHECK, quick=True)]
     names = [entry.name for entry in runner.plan_quick(rows)]
     assert names == [
         "fast, leaderexec, 8/5/1, 1",
         f"{RIG_CHECK}, leaderexec, 8/5/1, 1",
         f"{RIG_CHECK}, client-go, 8/5/1, 1",
     ]
-    assert runner.plan_quick(rows[:2])[0].scenario.name == "fast"
+    assert runner.plan_quick(rows[:2])[0].fault.name == "fast"
 
 
 # --- the rows
@@ -227,20 +227,20 @@ def test_the_quick_plan_is_the_quick_rows_once_and_the_check_of_the_rig() -> Non
 
 def test_rows_have_names_of_their_own() -> None:
     """No two rows share a name, and no two cells a file."""
-    assert [name for name, n in Counter(s.name for s in SCENARIOS).items() if n > 1] == []
-    files = Counter(e.file for e in runner.plan(SCENARIOS, runs=5, makes=CONTESTANTS))
+    assert [name for name, n in Counter(s.name for s in FAULTS).items() if n > 1] == []
+    files = Counter(e.file for e in runner.plan(FAULTS, runs=5, makes=CONTESTANTS))
     assert [name for name, n in files.items() if n > 1] == []
 
 
 def test_there_are_rows_enough() -> None:
     """The matrix has forty rows at least, and of every kind."""
-    assert len(SCENARIOS) >= 40
-    assert {row.kind for row in SCENARIOS} == set(Kind)
+    assert len(FAULTS) >= 40
+    assert {row.kind for row in FAULTS} == set(Kind)
 
 
 def test_every_quick_row_is_one_of_ours() -> None:
     """CI asks for promises of ours, which only a row of ours can break."""
-    quick = [row for row in SCENARIOS if row.quick]
+    quick = [row for row in FAULTS if row.quick]
     assert quick
     assert [row.name for row in quick if OURS not in row.makes] == []
     assert [row.name for row in quick if row.alone] == [], "they would wait for one another"
@@ -248,14 +248,14 @@ def test_every_quick_row_is_one_of_ours() -> None:
 
 def test_the_check_of_the_rig_is_a_row_for_client_go() -> None:
     """Without it nobody would notice that the rig sees nothing."""
-    (row,) = [row for row in SCENARIOS if row.name == RIG_CHECK]
+    (row,) = [row for row in FAULTS if row.name == RIG_CHECK]
     assert {OURS, CLIENT_GO} <= set(row.makes)
-    assert Entry(row, CLIENT_GO, DEFAULT, 1) in runner.plan(SCENARIOS, runs=1, makes=CONTESTANTS)
+    assert Entry(row, CLIENT_GO, DEFAULT, 1) in runner.plan(FAULTS, runs=1, makes=CONTESTANTS)
 
 
 def test_rows_can_be_shown_and_played() -> None:
     """Each says what happens in words that fit a table, and its contestants are known."""
-    for row in SCENARIOS:
+    for row in FAULTS:
         assert row.about, row.name
         assert "|" not in row.name + row.about, row.name
         assert "\n" not in row.name + row.about, row.name
@@ -267,7 +267,7 @@ def test_rows_can_be_shown_and_played() -> None:
 
 def test_only_a_bound_states_an_overlap() -> None:
     """A row that allows an overlap says so by its kind, and for each timing."""
-    for row in SCENARIOS:
+    for row in FAULTS:
         for timing in (BRISK, DEFAULT):
             assert (row.overlap_s(timing) > 0) == (row.kind is Kind.BOUND), row.name
 
@@ -283,12 +283,12 @@ def test_every_contestant_has_a_version() -> None:
 
 def entry(**fields: Any) -> Entry:
     """Return a cell that is to be played."""
-    return replace(Entry(scenario(), OURS, BRISK, 1), **fields)
+    return replace(Entry(fault(), OURS, BRISK, 1), **fields)
 
 
 def test_a_valid_cell_is_not_played_again(tmp_path: Path) -> None:
     """What was kept is found as it was, broken promises included."""
-    cell = judged(scenario(), overlap_s=1.0, facts={"end_s": 2.5}, gap_s=0.25)
+    cell = judged(fault(), overlap_s=1.0, facts={"end_s": 2.5}, gap_s=0.25)
     Results(tmp_path, "these").keep(entry(), cell)
     assert Results(tmp_path, "these").find(entry()) == cell
 
@@ -299,33 +299,33 @@ def test_a_valid_cell_is_not_played_again(tmp_path: Path) -> None:
         entry(run=2),
         entry(timing=DEFAULT),
         entry(contestant=CLIENT_GO),
-        entry(scenario=scenario("other")),
+        entry(fault=fault("other")),
     ],
     ids=lambda other: other.name,
 )
 def test_each_cell_is_kept_for_itself(other: Entry, tmp_path: Path) -> None:
     """A cell of another row, make, timing or run is not taken for it."""
-    Results(tmp_path, "these").keep(entry(), judged(scenario()))
+    Results(tmp_path, "these").keep(entry(), judged(fault()))
     assert Results(tmp_path, "these").find(other) is None
 
 
 def test_an_invalid_cell_is_played_again(tmp_path: Path) -> None:
     """What proves nothing is no result."""
     results = Results(tmp_path, "these")
-    results.keep(entry(), judged(scenario(), proofs=[]))
+    results.keep(entry(), judged(fault(), proofs=[]))
     assert results.find(entry()) is None
 
 
 def test_a_cell_of_other_sources_is_played_again(tmp_path: Path) -> None:
     """A result is one of the sources that it was played with."""
-    Results(tmp_path, "these").keep(entry(), judged(scenario()))
+    Results(tmp_path, "these").keep(entry(), judged(fault()))
     assert Results(tmp_path, "those").find(entry()) is None
 
 
 def test_a_fresh_run_finds_nothing_and_is_found(tmp_path: Path) -> None:
     """Played anew means all of it, each time; what came of it counts from then on."""
     fresh = Results(tmp_path, "these", fresh=True)
-    fresh.keep(entry(), judged(scenario()))
+    fresh.keep(entry(), judged(fault()))
     assert fresh.find(entry()) is None
     assert Results(tmp_path, "these", fresh=True).find(entry()) is None
     assert Results(tmp_path, "these").find(entry())
@@ -333,7 +333,7 @@ def test_a_fresh_run_finds_nothing_and_is_found(tmp_path: Path) -> None:
 
 def test_half_a_result_is_none(tmp_path: Path) -> None:
     """A file that cannot be read is played again."""
-    (tmp_path / entry().file).write_text('{"scenario": "fau')
+    (tmp_path / entry().file).write_text('{"fault": "fau')
     assert Results(tmp_path, "these").find(entry()) is None
 
 
@@ -342,7 +342,7 @@ def test_half_a_result_is_none(tmp_path: Path) -> None:
 
 def outcome(contestant: str = OURS, *, name: str = "fault", **fields: Any) -> dict[Entry, Cell]:
     """Return one cell, and for what it was played."""
-    row = scenario(name)
+    row = fault(name)
     cell = good(row, contestant=contestant, **fields)
     judge(row, BRISK, cell)
     return {Entry(row, contestant, BRISK, 1): cell}
@@ -425,7 +425,7 @@ class Rendezvous:
         directory = self._directory
 
         def play(entry: Entry, _: object, __: object, link: Connection | None) -> Cell:
-            cell = Cell(entry.scenario.name, entry.contestant, entry.timing.name, entry.run)
+            cell = Cell(entry.fault.name, entry.contestant, entry.timing.name, entry.run)
             if link is None:
                 cell.proofs.append("has no say")
                 return cell
@@ -441,7 +441,7 @@ class Rendezvous:
             return cell
 
         self._patch.setattr(runner, "play", play)
-        row = scenario("shared", makes=(OURS, CLIENT_GO), alone=alone, together=together)
+        row = fault("shared", makes=(OURS, CLIENT_GO), alone=alone, together=together)
         entries = runner.plan([row], runs=2, makes=CONTESTANTS)
         results = Results(directory / "results", "these")
         plane = cast("ControlPlane", self.plane)
@@ -502,7 +502,7 @@ def test_a_cell_that_is_ended_early_cleans_up_to_the_end(
         raise AssertionError("nobody ended it")
 
     monkeypatch.setattr(runner, "play", play)
-    entry = Entry(scenario(), OURS, BRISK, 1)
+    entry = Entry(fault(), OURS, BRISK, 1)
     played = runner._Played(entry, cast("ControlPlane", Plane()), tmp_path)
     pid = played.process.pid
     assert pid is not None
@@ -580,8 +580,8 @@ def test_what_was_played_is_not_played_again(rendezvous: Rendezvous) -> None:
 
 def table(cells: dict[Entry, Cell]) -> dict[str, Any]:
     """Return the table of these cells."""
-    rows = list(dict.fromkeys(entry.scenario for entry in cells))
-    return report.summary([scenario("not played"), *rows], cells, "these", {"cores": 2})
+    rows = list(dict.fromkeys(entry.fault for entry in cells))
+    return report.summary([fault("not played"), *rows], cells, "these", {"cores": 2})
 
 
 def test_a_table_keeps_what_was_measured() -> None:
@@ -590,7 +590,7 @@ def test_a_table_keeps_what_was_measured() -> None:
     kept = table(cells)
     assert kept["sources"] == "these"
     assert set(kept["versions"]) == {OURS, CLIENT_GO}
-    (row, other) = kept["scenarios"]
+    (row, other) = kept["faults"]
     assert (row["name"], row["kind"], row["after"]) == ("fault", "promise", "another child follows")
     (cell,) = row["cells"][OURS]
     assert (cell["overlap_s"], cell["gap_s"], cell["timing"], cell["run"]) == (
@@ -606,7 +606,7 @@ def test_a_table_keeps_what_was_measured() -> None:
 
 def test_a_table_has_its_contestants_across_in_their_order() -> None:
     """Only those who played have a column, and whom a row does not fit has an empty cell."""
-    row = scenario("second")
+    row = fault("second")
     cells = outcome(CLIENT_GO, overlap_s=3.0) | {Entry(row, OURS, BRISK, 1): good(row)}
     lines = report.markdown(table(cells)).splitlines()
     assert lines[0] == "| | | leaderexec | client-go |"
@@ -629,44 +629,44 @@ def vars_of(cell: Cell) -> dict[str, Any]:
 
 def test_a_table_counts_what_held() -> None:
     """Of ours it says how many held; a cell that proves nothing did not."""
-    cells = [judged(scenario()), judged(scenario(), spare_s=-1.0), judged(scenario(), proofs=[])]
+    cells = [judged(fault()), judged(fault(), spare_s=-1.0), judged(fault(), proofs=[])]
     assert shown(OURS, *cells) == "1 of 3 held"
 
 
 def test_a_table_says_nothing_of_promises_where_there_are_none() -> None:
     """What is reported cannot hold, and a peer promised nothing."""
-    reported = scenario(kind=Kind.REPORTED)
+    reported = fault(kind=Kind.REPORTED)
     assert shown(OURS, judged(reported), kind=Kind.REPORTED) == "no overlap"
-    assert shown(CLIENT_GO, judged(scenario(), contestant=CLIENT_GO)) == "no overlap"
+    assert shown(CLIENT_GO, judged(fault(), contestant=CLIENT_GO)) == "no overlap"
 
 
 def test_a_table_tells_the_longest_overlap() -> None:
     """It stands out, and says when it had not ended."""
-    ended = judged(scenario(), contestant=CLIENT_GO, overlap_s=4.0)
-    lasting = judged(scenario(), contestant=CLIENT_GO, overlap_s=9.0, overlap_open=True)
+    ended = judged(fault(), contestant=CLIENT_GO, overlap_s=4.0)
+    lasting = judged(fault(), contestant=CLIENT_GO, overlap_s=9.0, overlap_open=True)
     assert shown(CLIENT_GO, ended) == "**two children for 4.0 s**"
     assert shown(CLIENT_GO, ended, lasting) == "**two children for 9.0 s and more**"
 
 
 def test_a_table_tells_whether_the_child_was_kept() -> None:
     """Only where it was in every cell."""
-    kept = judged(scenario(after=After.KEPT))
+    kept = judged(fault(after=After.KEPT))
     assert shown(OURS, kept, kept) == "2 of 2 held, same child"
-    other = judged(scenario(after=After.ANYTHING))
+    other = judged(fault(after=After.ANYTHING))
     assert "same child" not in shown(OURS, kept, other)
 
 
 def test_a_table_compares_gaps_of_the_same_timing() -> None:
     """The median of those that were played as the peers were, or of all where none was."""
-    brisk = [judged(scenario(), gap_s=gap_s) for gap_s in (1.0, 2.0, 6.0)]
+    brisk = [judged(fault(), gap_s=gap_s) for gap_s in (1.0, 2.0, 6.0)]
     assert "nobody for 2 s" in shown(OURS, *brisk)
-    default = judged(scenario(), gap_s=9.0, timing=DEFAULT.name)
+    default = judged(fault(), gap_s=9.0, timing=DEFAULT.name)
     assert "nobody for 9 s" in shown(OURS, *brisk, default)
 
 
 def test_a_table_tells_what_proves_nothing() -> None:
     """A make whose cells are all invalid has no figures, and one that did not play says nothing."""
-    assert shown(CLIENT_GO, judged(scenario(), proofs=[])) == "invalid"
+    assert shown(CLIENT_GO, judged(fault(), proofs=[])) == "invalid"
     assert shown(CLIENT_GO) == ""
 
 

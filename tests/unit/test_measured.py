@@ -134,14 +134,14 @@ def _cells(*overlaps_s: float, open_: bool = False) -> list[dict[str, Any]]:
 
 
 def test_the_matrix_is_counted_by_what_is_promised() -> None:
-    """A scenario counts once for each make that played it, as two children if any run had them."""
-    scenarios = [
+    """A fault counts once for each make that played it, as two children if any run had them."""
+    faults = [
         {"kind": "promise", "cells": {OURS: _cells(0, 0), AWAIT: _cells(3.21)}},
         {"kind": "promise", "cells": {OURS: _cells(0, 0.5)}},
         {"kind": "reported", "cells": {OURS: _cells(0), AWAIT: _cells(40, open_=True)}},
     ]
     said = measured.matrix(
-        {"surroundings": AROUND, "versions": dict.fromkeys((OURS, AWAIT)), "scenarios": scenarios}
+        {"surroundings": AROUND, "versions": dict.fromkeys((OURS, AWAIT)), "faults": faults}
     ).splitlines()
     figures = [[cell.strip() for cell in line.split("|")[2:4]] for line in said[2:8]]
     assert figures == [
@@ -152,7 +152,7 @@ def test_the_matrix_is_counted_by_what_is_promised() -> None:
         ["0", "1"],
         ["-", "40.0 s and more"],
     ]
-    assert f"3 scenarios; {OURS} played 5 times, 1 promises broken." in said
+    assert f"3 faults; {OURS} played 5 times, 1 promises broken." in said
     assert "`make matrix` on 2026-11-24: " in said[-1]
 
 

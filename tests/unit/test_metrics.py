@@ -16,7 +16,7 @@ from leaderexec.board import RENEWAL_BOUNDS_S, Board
 from leaderexec.channel import CallTook, ChildExited
 from leaderexec.metrics import METRICS, TreeMeter, Usage
 from leaderexec.model import SECOND_NS, Now, Timing
-from tests.support.candidates import children_of, kill, state_of
+from tests.support.candidate import children_of, kill, state_of
 from tests.support.http_clients import BOUND_S, ELECTION, OURS, leading, lock_is, standing
 from tests.support.wait import wait_until
 

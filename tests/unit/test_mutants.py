@@ -36,7 +36,7 @@ from tests.mutants.trial import (
     mutated,
     read_report,
 )
-from tests.support.candidates import is_gone
+from tests.support.candidate import is_gone
 from tests.support.wait import wait_until
 
 RULES: Final = {str(number) for number in range(1, 19)}
@@ -463,7 +463,7 @@ _BOTH: Final = """
 import sys
 from pathlib import Path
 import leaderexec
-from tests.support.candidates import Candidate
+from tests.support.candidate import Candidate
 candidate = Candidate("a", ["--version"], [], Path(sys.argv[1])).start()
 assert candidate.wait() == 0
 print(leaderexec.__version__, candidate.output)

@@ -25,7 +25,7 @@ from leaderexec.linux import boottime_ns
 from leaderexec.metrics import METRICS
 from leaderexec.model import SECOND_NS
 from leaderexec.server import PATHS
-from tests.support.candidates import state_of
+from tests.support.candidate import state_of
 from tests.support.http_clients import (
     BOUND_S,
     OURS,

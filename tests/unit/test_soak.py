@@ -16,7 +16,7 @@ import pytest
 from leaderexec import tenure
 from leaderexec.tenure import Tenure
 from tests import soak
-from tests.support.candidates import ROOT
+from tests.support.candidate import ROOT
 from tests.support.clusters import CLUSTERS
 from tests.unit import test_simulation
 

@@ -16,7 +16,7 @@ from leaderexec import linux, terminal
 from leaderexec.guardian import Guardian
 from leaderexec.model import SECOND_NS, Timing
 from leaderexec.tenure import OnLoss, State, Tenure, Woke
-from tests.support.candidates import kill, state_of
+from tests.support.candidate import kill, state_of
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Proof of the judge: what the witness says about lives whose instants the test decides.
 
 The clients here are sockets of the test itself, so that each start and end happens at a known
-place between two others; `test_puppet` does the same with real processes.
+place between two others; `test_testchild` does the same with real processes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from tests.support.candidates import is_gone, resume, state_of, stop
-from tests.support.puppet import command
+from tests.support.candidate import is_gone, resume, state_of, stop
+from tests.support.testchild import command
 from tests.support.wait import wait_until
 from tests.support.witness import UNKNOWN, Witness, now_ns
 
@@ -339,9 +339,9 @@ def test_a_wait_that_fails_tells_what_was_seen(witness: Witness) -> None:
 # --- with real processes
 
 
-def test_two_puppets_overlap_for_as_long_as_both_live(witness: Witness) -> None:
+def test_two_children_overlap_for_as_long_as_both_live(witness: Witness) -> None:
     """Two real children at once are an overlap, from the later start to the earlier death."""
-    with _puppet(witness, "a") as old, _puppet(witness, "b"):
+    with _child(witness, "a") as old, _child(witness, "b"):
         _, second = witness.wait_running(2)
         started_ns = second.started_ns
         before_ns = now_ns()
@@ -352,22 +352,22 @@ def test_two_puppets_overlap_for_as_long_as_both_live(witness: Witness) -> None:
     assert before_ns - started_ns <= overlap.overlap_ns <= now_ns() - started_ns
 
 
-def test_puppets_one_after_the_other_do_not_overlap(witness: Witness) -> None:
+def test_children_one_after_the_other_do_not_overlap(witness: Witness) -> None:
     """A child started after the last one was reaped never overlaps it."""
     for number in range(10):
-        with _puppet(witness, "ab"[number % 2], "--after", "0") as puppet:
-            puppet.wait(timeout=10)
+        with _child(witness, "ab"[number % 2], "--after", "0") as child:
+            child.wait(timeout=10)
     assert len(witness.trees()) == 10
     assert witness.overlaps() == []
 
 
 def test_a_killed_process_is_dead_at_once(witness: Witness) -> None:
     """Once a killed child has been reaped, the witness says so without being waited for."""
-    with _puppet(witness, "a") as puppet:
+    with _child(witness, "a") as child:
         tree = _ready(witness)
         before_ns = now_ns()
-        puppet.kill()
-        puppet.wait(timeout=10)
+        child.kill()
+        child.wait(timeout=10)
         after_ns = now_ns()
         assert witness.running() == []
     assert tree.ended_ns is not None
@@ -377,52 +377,52 @@ def test_a_killed_process_is_dead_at_once(witness: Witness) -> None:
 
 def test_a_dead_leader_with_a_live_thread_is_alive(witness: Witness) -> None:
     """A child whose main thread is a zombie runs as long as its last thread."""
-    with _puppet(witness, "a", "--leader-exits") as puppet:
+    with _child(witness, "a", "--leader-exits") as child:
         tree = _ready(witness)
-        wait_until(lambda: state_of(puppet.pid) == "Z", timeout_s=10, what="a zombie leader")
+        wait_until(lambda: state_of(child.pid) == "Z", timeout_s=10, what="a zombie leader")
         witness.sync()
         assert tree.running
-        puppet.kill()
-        puppet.wait(timeout=10)
+        child.kill()
+        child.wait(timeout=10)
         assert witness.running() == []
 
 
 def test_a_hidden_grandchild_keeps_the_tree_alive(witness: Witness) -> None:
     """A grandchild in another session, with an empty environment, is of the tree."""
-    with _puppet(witness, "a", "--spawn", "setsid+emptyenv+ignore") as puppet:
+    with _child(witness, "a", "--spawn", "setsid+emptyenv+ignore") as child:
         tree = _ready(witness)
-        puppet.kill()
-        puppet.wait(timeout=10)
+        child.kill()
+        child.wait(timeout=10)
         witness.sync()
         assert tree.running
         (grandchild,) = tree.with_role("setsid+emptyenv+ignore")
         assert tree.live_pids == (grandchild.pid,)
         with open(f"/proc/{grandchild.pid}/environ", "rb") as environ:
             assert environ.read() == b""
-        assert os.getsid(grandchild.pid) not in {os.getsid(0), puppet.pid}
+        assert os.getsid(grandchild.pid) not in {os.getsid(0), child.pid}
         os.kill(grandchild.pid, signal.SIGKILL)
         witness.wait_ended(tree, timeout_s=10)
 
 
-def test_puppets_do_not_outlive_the_witness() -> None:
-    """When the witness ends the kernel kills every puppet, stopped or deaf as it may be."""
+def test_children_do_not_outlive_the_witness() -> None:
+    """When the witness ends the kernel kills every test child, stopped or deaf as it may be."""
     with Witness() as witness:
         argv = command("--ignore", "ALL", "--stop", "--spawn", "daemon+ignore", "--chains", "1")
-        with subprocess.Popen(argv, env=witness.env("a")) as puppet:
+        with subprocess.Popen(argv, env=witness.env("a")) as child:
             tree = _ready(witness)
             (daemon,) = tree.with_role("daemon+ignore")
             witness.__exit__()
-            assert puppet.wait(timeout=10) == -signal.SIGKILL
+            assert child.wait(timeout=10) == -signal.SIGKILL
             wait_until(lambda: is_gone(daemon.pid), timeout_s=10, what="the daemon's death")
 
 
 @contextlib.contextmanager
-def _puppet(witness: Witness, candidate: str, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(command(*flags), env=witness.env(candidate)) as puppet:
+def _child(witness: Witness, candidate: str, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(command(*flags), env=witness.env(candidate)) as child:
         try:
-            yield puppet
+            yield child
         finally:
-            puppet.kill()
+            child.kill()
 
 
 def _ready(witness: Witness) -> Tree:

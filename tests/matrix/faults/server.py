@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.matrix.model import AWAIT_ELECTION, CLIENT_GO, ETCDCTL, OURS, After, Scenario
+from tests.matrix.model import AWAIT_ELECTION, CLIENT_GO, ETCDCTL, OURS, After, Fault
 from tests.support.witness import now_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.matrix.arena import Arena
+    from tests.matrix.scenario import Scenario
 
 GROUP: Final = "control plane"
 _EVERYBODY: Final = (OURS, AWAIT_ELECTION, CLIENT_GO, ETCDCTL)
@@ -27,77 +27,77 @@ _SHORT_S: Final = 1.5
 _SHORT_MAX_S: Final = 3.0
 
 
-def _outage(down: str, up: str) -> Callable[[Arena], None]:
+def _outage(down: str, up: str) -> Callable[[Scenario], None]:
     """Take a server away until every lease is over, and give it back."""
 
-    def play(arena: Arena) -> None:
-        arena.leader(child=("--ignore", "TERM"))
-        arena.standby()
-        down_ns = arena.server(down)
-        arena.elapse(_LONG_LEASES)
-        up_ns = arena.server(up)
-        arena.mended()
-        meanwhile = [t for t in arena.witness.trees() if down_ns < t.started_ns < up_ns]
-        arena.require("nobody begins to lead while nothing can be written", not meanwhile)
+    def play(scenario: Scenario) -> None:
+        scenario.leader(child=("--ignore", "TERM"))
+        scenario.standby()
+        down_ns = scenario.server(down)
+        scenario.elapse(_LONG_LEASES)
+        up_ns = scenario.server(up)
+        scenario.mended()
+        meanwhile = [t for t in scenario.witness.trees() if down_ns < t.started_ns < up_ns]
+        scenario.require("nobody begins to lead while nothing can be written", not meanwhile)
         outage_s = round((up_ns - down_ns) / 1e9, 1)
-        arena.facts["outage_s"] = outage_s
+        scenario.facts["outage_s"] = outage_s
         # Who kept its child, against its lease or because its lock stands the outage, keeps it.
-        if not arena.tree.running:
-            arena.successor()
-        arena.elapse(outage_s / arena.timing.lease_s + 1)
+        if not scenario.tree.running:
+            scenario.successor()
+        scenario.elapse(outage_s / scenario.timing.lease_s + 1)
 
     return play
 
 
-def _short_outage(arena: Arena) -> None:
-    arena.leader()
-    arena.standby()
-    down_ns = arena.server("pause kube-apiserver")
-    arena.elapse(_SHORT_S / arena.timing.lease_s)
-    up_ns = arena.server("resume kube-apiserver")
+def _short_outage(scenario: Scenario) -> None:
+    scenario.leader()
+    scenario.standby()
+    down_ns = scenario.server("pause kube-apiserver")
+    scenario.elapse(_SHORT_S / scenario.timing.lease_s)
+    up_ns = scenario.server("resume kube-apiserver")
     outage_s = round((up_ns - down_ns) / 1e9, 1)
-    arena.facts["outage_s"] = outage_s
-    arena.prove(f"the outage lasted {outage_s} s", lambda: outage_s < _SHORT_MAX_S, timeout_s=0)
-    arena.renewed("a")
+    scenario.facts["outage_s"] = outage_s
+    scenario.prove(f"the outage lasted {outage_s} s", lambda: outage_s < _SHORT_MAX_S, timeout_s=0)
+    scenario.renewed("a")
 
 
-def _restart(arena: Arena) -> None:
-    arena.leader()
-    arena.standby()
-    down_ns = arena.server("stop kube-apiserver")
-    arena.server("start kube-apiserver")
-    arena.mended()
+def _restart(scenario: Scenario) -> None:
+    scenario.leader()
+    scenario.standby()
+    down_ns = scenario.server("stop kube-apiserver")
+    scenario.server("start kube-apiserver")
+    scenario.mended()
     outage_s = round((now_ns() - down_ns) / 1e9, 1)
-    arena.facts["outage_s"] = outage_s
+    scenario.facts["outage_s"] = outage_s
     # Whoever could not renew in time has stopped its child by then, and lost its lock.
-    arena.elapse(outage_s / arena.timing.lease_s + 1)
+    scenario.elapse(outage_s / scenario.timing.lease_s + 1)
 
 
-SCENARIOS: Final = (
-    Scenario(
+FAULTS: Final = (
+    Fault(
         "API server killed", GROUP, "kube-apiserver is killed and started again leases later",
         _outage("stop kube-apiserver", "start kube-apiserver"),
         after=After.ANYTHING, alone=True, together=True,
     ),
-    Scenario(
+    Fault(
         "API server stopped", GROUP, "kube-apiserver is paused and resumed leases later",
         _outage("pause kube-apiserver", "resume kube-apiserver"),
         after=After.ANYTHING, alone=True, together=True,
     ),
-    Scenario(
+    Fault(
         "API server stopped shortly", GROUP, "kube-apiserver is paused for less than a deadline",
         _short_outage, after=After.KEPT, alone=True, together=True,
     ),
-    Scenario(
+    Fault(
         "API server restarted", GROUP, "kube-apiserver is killed and started again at once",
         _restart, after=After.ANYTHING, alone=True, together=True,
     ),
-    Scenario(
+    Fault(
         "etcd killed", GROUP, "etcd is killed and started again leases later",
         _outage("stop etcd", "start etcd"),
         after=After.ANYTHING, makes=_EVERYBODY, alone=True, together=True,
     ),
-    Scenario(
+    Fault(
         "etcd stopped", GROUP, "etcd is paused and resumed leases later",
         _outage("pause etcd", "resume etcd"),
         after=After.ANYTHING, makes=_EVERYBODY, alone=True, together=True,

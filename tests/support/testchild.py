@@ -1,6 +1,6 @@
-"""The puppet: a child that does whatever a child may do, and tells the witness about it.
+"""The test child: a child that does whatever a child may do, and tells the witness about it.
 
-Run as `python3 -I -S tests/support/puppet.py [FLAGS]`, or take the argv from `command(...)`.
+Run as `python3 -I -S tests/support/testchild.py [FLAGS]`, or take the argv from `command(...)`.
 Without flags it stays alive, notes every signal it receives, and then does what the signal does by
 default. Each of its processes connects to the witness as its first act (see `witness`) and dies
 when the witness ends. When everything asked for is in place it leaves the note `ready`.
@@ -9,8 +9,8 @@ Who it is (also from the environment; grandchildren with an empty one get it by 
   --witness PATH        the witness's socket (WITNESS_SOCKET)
   --candidate TAG       whose child it is (WITNESS_CANDIDATE)
   --run ID              its run (LEADER_FENCING_TOKEN, else its pid)
-  --main PID            the main process of its tree (itself). A shell that starts several puppets
-                        of one tree must give all of them the same, such as `--main $$`
+  --main PID            the main process of its tree (itself). A shell that starts several
+                        test children of one tree must give all of them the same: `--main $$`
   --role NAME           what it is in the tree (main)
 How it ends:
   --exit CODE           with this code whenever it ends by itself (0)
@@ -89,12 +89,12 @@ _ALL = signal.valid_signals()
 
 
 def command(*flags: str) -> list[str]:
-    """Return the argv of a puppet with these flags.
+    """Return the argv of a test child with these flags.
 
     It imports this file rather than running it, since a script is compiled anew at every start.
     """
     here = os.path.dirname(os.path.realpath(__file__))
-    boot = f"import sys; sys.path.insert(0, {here!r}); import puppet; puppet.main()"
+    boot = f"import sys; sys.path.insert(0, {here!r}); import testchild; testchild.main()"
     return [sys.executable, "-I", "-S", "-c", boot, *flags]
 
 
@@ -160,7 +160,9 @@ class Options:
         self.uid = -1
         self.become_root = False
         self.eat = 0
-        self.ready_fd = -1  # only between puppets: a grandchild closes it once it is connected
+        self.ready_fd = (
+            -1
+        )  # only between test children: a grandchild closes it once it is connected
 
     def parse(self, argv: list[str]) -> None:
         """Read the flags; ValueError tells which one cannot be read."""
@@ -187,7 +189,7 @@ class Options:
                 raise ValueError(kind)
 
 
-class Puppet:
+class Child:
     """One process of the tree: its connection to the witness, and what it does."""
 
     def __init__(self, options: Options) -> None:
@@ -227,7 +229,7 @@ class Puppet:
             sock.sendall(words.encode(), _socket.MSG_NOSIGNAL)
         except OSError as error:
             if inherited is None:
-                os.write(2, f"puppet: cannot reach the witness: {error}\n".encode())
+                os.write(2, f"testchild: cannot reach the witness: {error}\n".encode())
             os._exit(EXIT_NO_WITNESS)
         self._sock = sock
         if inherited is not None:
@@ -494,7 +496,7 @@ class Puppet:
         self.end()
 
     def _write_stderr(self) -> None:
-        line = b"the puppet has a lot to say\n"
+        line = b"the test child has a lot to say\n"
         left = self.options.stderr
         while left:
             written = os.write(2, line[:left] if left > 0 else line)
@@ -555,15 +557,15 @@ def main() -> NoReturn:
     try:
         options.parse(sys.argv[1:])
     except (ValueError, AttributeError) as error:
-        os.write(2, f"puppet: cannot read the flags: {error}\n{__doc__}".encode())
+        os.write(2, f"testchild: cannot read the flags: {error}\n{__doc__}".encode())
         os._exit(EXIT_USAGE)
     options.main = options.main or os.getpid()
     options.run = options.run or str(options.main)
-    puppet = Puppet(options)
-    puppet.connect(options.role, STARTED_NS)
+    child = Child(options)
+    child.connect(options.role, STARTED_NS)
     if options.ready_fd >= 0:
-        puppet.serve(set(options.role.split("+")), options.ready_fd)
-    puppet.perform()
+        child.serve(set(options.role.split("+")), options.ready_fd)
+    child.perform()
 
 
 if __name__ == "__main__":

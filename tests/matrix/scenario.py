@@ -1,4 +1,4 @@
-"""The arena of one cell: an election of one contestant, the fault that befalls it, what is read.
+"""The scenario of one cell: an election of one contestant, the fault that befalls it, what is read.
 
 Owns: starting candidates of the contestant's make, each behind a proxy of its own where it speaks
 to the API server; the proof that each fault took effect; and what is read when all is over. A wait
@@ -6,7 +6,7 @@ here that finds nothing is no failure: how things came out is for `model.judge` 
 contestant may break what it never promised. Only a fault that cannot be proved raises (`Invalid`).
 Must not know: which outcome is expected.
 
-The race it guards: a reading that is taken too early. After a scenario the arena waits until one
+The race it guards: a reading that is taken too early. After a fault the scenario waits until one
 child alone runs or until nobody would wait any longer, so that an overlap that is still going on is
 measured, and told from one that ended.
 """
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from tests.matrix.contestants import MAKES
 from tests.matrix.model import OURS, After, Cell, Kind
-from tests.support.candidates import (
+from tests.support.candidate import (
     Candidate,
+    child_command,
     is_gone,
     is_pending,
-    puppet_command,
     resume,
     state_of,
 )
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from tests.matrix.contestants import Contestant
-    from tests.matrix.model import Scenario, Timing
+    from tests.matrix.model import Fault, Timing
     from tests.support.controlplane import ControlPlane
-    from tests.support.kube_rally import KubeRally
+    from tests.support.kube_candidates import KubeCandidates
     from tests.support.proxy import Proxy
     from tests.support.witness import Tree, Witness
 
@@ -63,8 +63,8 @@ class Invalid(Exception):
 class How(TypedDict, total=False):
     """How a candidate is started: what is not given is as for every other of the contestant.
 
-    `child` are flags of its puppet, `command` is what it runs instead of a puppet, `make` another
-    contestant that it is of.
+    `child` are flags of its test child, `command` is what it runs instead of a test child, `make`
+    another contestant that it is of.
     """
 
     child: Sequence[str]
@@ -74,53 +74,53 @@ class How(TypedDict, total=False):
     make: str
 
 
-class Arena:
-    """One election, as a scenario sees it.
+class Scenario:
+    """One election, as a fault sees it.
 
     `make` names the contestant. `first` is the tree that ran before the fault, once there is one.
-    `rally`, `plane` and `witness` are there for what has no word here.
+    `candidates`, `plane` and `witness` are there for what has no word here.
     """
 
     def __init__(
         self,
         make: str,
-        scenario: Scenario,
+        fault: Fault,
         timing: Timing,
-        rally: KubeRally,
+        candidates: KubeCandidates,
         link: Connection | None,
     ) -> None:
         self.make = make
         self.timing = timing
-        self.rally = rally
+        self.candidates = candidates
         self.first: Tree | None = None
         self.facts: dict[str, Any] = {}
         self.proofs: list[str] = []
         self.broken: list[str] = []
-        self._scenario = scenario
+        self._fault = fault
         self._link = link
         self._began_ns: int | None = None
         self._mended_ns = 0
         self._contestants: dict[str, Contestant] = {}
         self._made_by: dict[str, Contestant] = {}
-        rally.timing = timing.options
-        rally.lease_s = float(timing.lease_s)
+        candidates.timing = timing.options
+        candidates.lease_s = float(timing.lease_s)
 
     # --- what is there
 
     @property
     def witness(self) -> Witness:
         """The judge."""
-        return self.rally.witness
+        return self.candidates.witness
 
     @property
     def plane(self) -> ControlPlane:
         """The control plane. Stop or pause its servers by `server` only."""
-        return self.rally.plane
+        return self.candidates.plane
 
     @property
     def directory(self) -> Path:
         """A directory of the cell's own."""
-        return self.rally.directory
+        return self.candidates.directory
 
     @property
     def ours(self) -> bool:
@@ -136,11 +136,11 @@ class Arena:
 
     def candidate(self, name: str) -> Candidate:
         """Return a candidate by its name."""
-        return self.rally.candidates[name]
+        return self.candidates.by_name[name]
 
     def proxy(self, name: str) -> Proxy:
         """Return the proxy between a candidate and the API server; made for it if need be."""
-        return self.rally.proxy(name)
+        return self.candidates.proxy(name)
 
     # --- candidates
 
@@ -149,18 +149,18 @@ class Arena:
         contestant = self._contestant(how.get("make", self.make))
         self._made_by[name] = contestant
         if contestant.proxied:
-            self.rally.proxied(name)
+            self.candidates.proxied(name)
         return contestant.start(
             name,
             *options,
-            child=how.get("command") or puppet_command(*how.get("child", ())),
+            child=how.get("command") or child_command(*how.get("child", ())),
             wrapper=how.get("wrapper", ()),
             env=how.get("env"),
         )
 
     def _contestant(self, make: str) -> Contestant:
         if make not in self._contestants:
-            self._contestants[make] = MAKES[make](self.rally)
+            self._contestants[make] = MAKES[make](self.candidates)
         return self._contestants[make]
 
     def leader(self, *options: str, name: str = "a", **how: Unpack[How]) -> Candidate:
@@ -271,7 +271,7 @@ class Arena:
     # --- what comes of it
 
     def require(self, what: str, ok: object) -> None:
-        """Note a promise of this scenario's own: it is broken unless `ok`."""
+        """Note a promise of this fault's own: it is broken unless `ok`."""
         if not ok:
             self.broken.append(what)
 
@@ -377,8 +377,8 @@ class Arena:
         cell.broken = list(self.broken) if self.ours else []
 
     def _settle(self) -> None:
-        expected = 0 if self._scenario.after is After.NOBODY else 1
-        judged = self.ours and self._scenario.kind is not Kind.REPORTED
+        expected = 0 if self._fault.after is After.NOBODY else 1
+        judged = self.ours and self._fault.kind is not Kind.REPORTED
         patience = _PATIENCE_LEASES if judged else _TAIL_LEASES
         self.came(
             lambda: len(self.witness.running()) == expected, timeout_s=self.patience_s(patience)
@@ -391,7 +391,7 @@ class Arena:
 
     def _spare_s(self, tree: Tree) -> float | None:
         """Return how much of its lease was left when a tree was dead, as far as the proxy tells."""
-        if tree.ended_ns is None or tree.candidate not in self.rally.proxies:
+        if tree.ended_ns is None or tree.candidate not in self.candidates.proxies:
             return None
         writes = self.writes(tree.candidate, told_by_ns=tree.ended_ns)
         if not writes:

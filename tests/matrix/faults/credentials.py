@@ -1,7 +1,7 @@
 """What befalls a candidate's credentials, and the way on which it finds the API server.
 
 A token that is refused here is refused by the API server itself, because its time is over; a right
-that is missing is missing in the role. The account is one of the scenario's own, so that what it is
+that is missing is missing in the role. The account is one of the fault's own, so that what it is
 given and refused does not depend on the make.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.matrix.model import AWAIT_ELECTION, CLIENT_GO, OURS, After, Scenario
+from tests.matrix.model import AWAIT_ELECTION, CLIENT_GO, OURS, After, Fault
 from tests.support.controlplane import lease_path
-from tests.support.kube_rally import API_NAME
+from tests.support.kube_candidates import API_NAME
 from tests.support.names import NameServer
 from tests.support.plugin import ExecPlugin
 from tests.support.witness import now_ns
@@ -20,7 +20,7 @@ from tests.support.witness import now_ns
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.matrix.arena import Arena
+    from tests.matrix.scenario import Scenario
 
 GROUP: Final = "credentials"
 _STUBBORN: Final = ("--ignore", "TERM")
@@ -41,11 +41,11 @@ _REFUSED_S: Final = 150
 class _Account:
     """A service account with the rights of a candidate, and a file with its token."""
 
-    def __init__(self, arena: Arena) -> None:
-        self._arena = arena
-        self._plane = arena.plane
-        self._namespace = arena.rally.namespace
-        self.token_path = arena.directory / "own-token"
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._plane = scenario.plane
+        self._namespace = scenario.candidates.namespace
+        self.token_path = scenario.directory / "own-token"
         self._plane.service_account(self._namespace, _ACCOUNT)
         self._plane.grant(self._namespace, _ACCOUNT, "x")
         self.hand_out()
@@ -75,7 +75,7 @@ class _Account:
         return self._plane.kubeconfig_for(
             token_file=self.token_path,
             namespace=self._namespace,
-            server_url=self._arena.proxy(name).url,
+            server_url=self._scenario.proxy(name).url,
         )
 
     def option(self, name: str) -> str:
@@ -105,148 +105,152 @@ class _Account:
         assert status == 200, answer
 
 
-def _answers(arena: Arena, name: str, status: int, *, since_ns: int = 0) -> int:
+def _answers(scenario: Scenario, name: str, status: int, *, since_ns: int = 0) -> int:
     """Count what the API server has answered a candidate with this status."""
-    requests = arena.proxy(name).requests()
+    requests = scenario.proxy(name).requests()
     return sum(r.upstream_status == status and r.at_ns > since_ns for r in requests)
 
 
-def _prove_refused(arena: Arena, name: str, status: int) -> None:
-    arena.prove(
+def _prove_refused(scenario: Scenario, name: str, status: int) -> None:
+    scenario.prove(
         f"the API server answers {name} {status:d}",
-        lambda: _answers(arena, name, status),
+        lambda: _answers(scenario, name, status),
         timeout_s=_REFUSED_S,
     )
-    arena.begin()
+    scenario.begin()
 
 
 # --- tokens and rights
 
 
-def _expired(arena: Arena) -> None:
-    account = _Account(arena)
+def _expired(scenario: Scenario) -> None:
+    account = _Account(scenario)
     account.hand_out_briefly()
-    arena.leader(account.option("a"), child=_STUBBORN)
-    arena.standby()
-    _prove_refused(arena, "a", HTTPStatus.UNAUTHORIZED)
-    arena.ends()
-    arena.successor()
+    scenario.leader(account.option("a"), child=_STUBBORN)
+    scenario.standby()
+    _prove_refused(scenario, "a", HTTPStatus.UNAUTHORIZED)
+    scenario.ends()
+    scenario.successor()
     rotated_ns = now_ns()
     account.hand_out()
-    back = arena.came(
-        lambda: _answers(arena, "a", HTTPStatus.OK, since_ns=rotated_ns),
-        timeout_s=arena.patience_s(),
+    back = scenario.came(
+        lambda: _answers(scenario, "a", HTTPStatus.OK, since_ns=rotated_ns),
+        timeout_s=scenario.patience_s(),
     )
-    arena.require("with the new token it stands by again", back)
+    scenario.require("with the new token it stands by again", back)
 
 
-def _rotated(arena: Arena) -> None:
-    account = _Account(arena)
-    good_s = _BRIEF_S if arena.ours else _BRIEF_S + _CLIENT_GO_READS_S
+def _rotated(scenario: Scenario) -> None:
+    account = _Account(scenario)
+    good_s = _BRIEF_S if scenario.ours else _BRIEF_S + _CLIENT_GO_READS_S
     good_until_ns = now_ns() + int(good_s * 1e9)
     token = account.hand_out_briefly(good_s)
-    arena.leader(account.option("a"))
-    arena.standby()
+    scenario.leader(account.option("a"))
+    scenario.standby()
     account.hand_out()
-    arena.prove(
+    scenario.prove(
         "the first token is refused",
         lambda: now_ns() >= good_until_ns and account.refused(token),
         timeout_s=_REFUSED_S,
     )
-    arena.begin()
-    arena.require("it renews with the new token", arena.renewed("a"))
+    scenario.begin()
+    scenario.require("it renews with the new token", scenario.renewed("a"))
 
 
-def _may_not_update(arena: Arena) -> None:
-    account = _Account(arena)
-    arena.leader(account.option("a"), child=_STUBBORN)
-    arena.standby("b", account.option("b"))
+def _may_not_update(scenario: Scenario) -> None:
+    account = _Account(scenario)
+    scenario.leader(account.option("a"), child=_STUBBORN)
+    scenario.standby("b", account.option("b"))
     taken_ns = now_ns()
     rules = account.take_updating()
-    _prove_refused(arena, "a", HTTPStatus.FORBIDDEN)
-    arena.ends()
-    arena.elapse(1.5)
+    _prove_refused(scenario, "a", HTTPStatus.FORBIDDEN)
+    scenario.ends()
+    scenario.elapse(1.5)
     given_ns = now_ns()
     account.set_rules(rules)
-    arena.mended()
-    meanwhile = [t for t in arena.witness.trees() if taken_ns < t.started_ns < given_ns]
-    arena.require("nobody begins to lead who may not update", not meanwhile)
-    arena.successor()
+    scenario.mended()
+    meanwhile = [t for t in scenario.witness.trees() if taken_ns < t.started_ns < given_ns]
+    scenario.require("nobody begins to lead who may not update", not meanwhile)
+    scenario.successor()
 
 
 # --- what hangs on the way to the API server
 
 
-def _plugin_hangs(arena: Arena) -> None:
-    account = _Account(arena)
-    with ExecPlugin(arena.directory, account.token_path) as plugin:
+def _plugin_hangs(scenario: Scenario) -> None:
+    account = _Account(scenario)
+    with ExecPlugin(scenario.directory, account.token_path) as plugin:
         kubeconfig = account.kubeconfig("a")
         plugin.write_into(kubeconfig)
-        leader = arena.leader(f"--kubeconfig={kubeconfig}", child=_STUBBORN)
-        arena.standby()
+        leader = scenario.leader(f"--kubeconfig={kubeconfig}", child=_STUBBORN)
+        scenario.standby()
         plugin.hang(keep_output=True)
-        arena.network("a", lambda proxy: proxy.answer(401), "answered")
-        arena.prove("the plugin hangs and has left a daemon", lambda: bool(plugin.wait_hanging()))
-        arena.ends()
-        arena.successor()
-        arena.prove("the daemon is there throughout the handover", lambda: bool(plugin.daemons))
-        arena.proxy("a").pass_through()
-        _ask_to_stop(arena, leader.name)
-
-
-def _names_hang(arena: Arena) -> None:
-    proxy = arena.proxy("a")
-    with NameServer(arena.directory, [API_NAME]) as names:
-        url = proxy.url.replace("127.0.0.1", API_NAME)
-        kubeconfig = arena.plane.kubeconfig_for(
-            token_file=arena.rally.token_path, namespace=arena.rally.namespace, server_url=url
+        scenario.network("a", lambda proxy: proxy.answer(401), "answered")
+        scenario.prove(
+            "the plugin hangs and has left a daemon", lambda: bool(plugin.wait_hanging())
         )
-        options = (f"--kubeconfig={kubeconfig}",) if arena.ours else ()
-        arena.leader(
+        scenario.ends()
+        scenario.successor()
+        scenario.prove("the daemon is there throughout the handover", lambda: bool(plugin.daemons))
+        scenario.proxy("a").pass_through()
+        _ask_to_stop(scenario, leader.name)
+
+
+def _names_hang(scenario: Scenario) -> None:
+    proxy = scenario.proxy("a")
+    with NameServer(scenario.directory, [API_NAME]) as names:
+        url = proxy.url.replace("127.0.0.1", API_NAME)
+        kubeconfig = scenario.plane.kubeconfig_for(
+            token_file=scenario.candidates.token_path,
+            namespace=scenario.candidates.namespace,
+            server_url=url,
+        )
+        options = (f"--kubeconfig={kubeconfig}",) if scenario.ours else ()
+        scenario.leader(
             *options,
             child=_STUBBORN,
             wrapper=names.wrapper,
             env={"KUBERNETES_SERVICE_HOST": API_NAME},
         )
-        arena.standby()
-        arena.prove("it asks for the name", lambda: names.answered)
+        scenario.standby()
+        scenario.prove("it asks for the name", lambda: names.answered)
         names.hang()
-        arena.network("a", lambda proxy: proxy.reset(), "resets")
-        arena.prove("a query is swallowed", lambda: names.swallowed)
-        arena.ends()
-        arena.successor()
-        _ask_to_stop(arena, "a")
+        scenario.network("a", lambda proxy: proxy.reset(), "resets")
+        scenario.prove("a query is swallowed", lambda: names.swallowed)
+        scenario.ends()
+        scenario.successor()
+        _ask_to_stop(scenario, "a")
 
 
-def _ask_to_stop(arena: Arena, name: str) -> None:
+def _ask_to_stop(scenario: Scenario, name: str) -> None:
     """Ask a candidate that hangs to stop, and see how long that takes."""
     asked_ns = now_ns()
-    candidate = arena.candidate(name)
+    candidate = scenario.candidate(name)
     if candidate.process.poll() is None:
         candidate.terminate()
-    code = arena.exit_code(candidate)
-    arena.require(f"{name} ends when it is asked to", code is not None)
-    arena.facts["end_s"] = round((now_ns() - asked_ns) / 1e9, 2)
+    code = scenario.exit_code(candidate)
+    scenario.require(f"{name} ends when it is asked to", code is not None)
+    scenario.facts["end_s"] = round((now_ns() - asked_ns) / 1e9, 2)
 
 
-SCENARIOS: Final = (
-    Scenario(
+FAULTS: Final = (
+    Fault(
         "token expired", GROUP, "the leader's token expires, and is rotated too late",
         _expired, makes=(OURS, CLIENT_GO),
     ),
-    Scenario(
+    Fault(
         "token rotated", GROUP, "the leader's token expires after a new one was handed out",
         _rotated, after=After.KEPT, makes=(OURS, CLIENT_GO),
     ),
-    Scenario(
+    Fault(
         "right to update taken", GROUP, "the role loses `update` for leases, and gets it back",
         _may_not_update, after=After.ANYTHING, makes=(OURS, CLIENT_GO),
     ),
-    Scenario(
+    Fault(
         "exec plugin hangs", GROUP, "the leader's credential plugin hangs and leaves a daemon",
         _plugin_hangs, makes=(OURS, CLIENT_GO),
     ),
-    Scenario(
+    Fault(
         "DNS hangs", GROUP, "the leader's connections break, and its API server's name hangs",
         _names_hang, makes=(OURS, AWAIT_ELECTION),
     ),

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.support.candidates import BRISK, BRISK_LEASE_S, Candidate, in_cluster
+from tests.support.candidate import BRISK, BRISK_LEASE_S, Candidate, in_cluster
+from tests.support.candidates import Candidates
 from tests.support.controlplane import HOST, lease_path
 from tests.support.proxy import Proxy
-from tests.support.rally import Rally
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Unpack
 
+    from tests.support.candidates import How
     from tests.support.controlplane import ControlPlane
-    from tests.support.rally import How
     from tests.support.witness import Tree, Witness
 
 #: What a proxy may be called too, for a candidate that asks for its address.
 API_NAME: Final = "api.leaderexec.test"
 
 
-class KubeRally(Rally):
-    """A rally whose lock is the Lease `x` in the test's own namespace."""
+class KubeCandidates(Candidates):
+    """The candidates of a test whose lock is the Lease `x` in the test's own namespace."""
 
     def __init__(
         self, witness: Witness, directory: Path, plane: ControlPlane, namespace: str
@@ -90,7 +90,7 @@ class KubeRally(Rally):
         secrets = self.plane.incluster(
             self.directory / f"secrets-{name}", self.token_path.read_text(), self.namespace
         )
-        candidate = Rally.make(
+        candidate = Candidates.make(
             self,
             name,
             *options,

@@ -1,4 +1,4 @@
-"""Proof of the puppet: it does what its flags say, and the witness hears of it."""
+"""Proof of the test child: it does what its flags say, and the witness hears of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 
-from tests.support import puppet
+from tests.support import testchild
 from tests.support.wait import wait_until
 from tests.support.witness import Witness
 
@@ -29,7 +29,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def witness() -> Iterator[Witness]:
-    """A running witness; it takes the puppets with it."""
+    """A running witness; it takes the test children with it."""
     with Witness() as running:
         yield running
 
@@ -43,10 +43,10 @@ def started(
     stderr: int | IO[bytes] | None = None,
     env: dict[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A puppet that is ready, killed at the end."""
+    """A test child that is ready, killed at the end."""
     environment = witness.env("a") | (env or {})
     with subprocess.Popen(
-        puppet.command(*flags), env=environment, stdin=stdin, stdout=stdout, stderr=stderr
+        testchild.command(*flags), env=environment, stdin=stdin, stdout=stdout, stderr=stderr
     ) as process:
         try:
             witness.wait_note("ready")
@@ -87,7 +87,7 @@ def wait_notes(witness: Witness, count: int) -> None:
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_exits_with_a_code(witness: Witness, code: int) -> None:
-    """A puppet ends after its time with the code it was given."""
+    """A test child ends after its time with the code it was given."""
     with started(witness, "--after", "0", "--exit", str(code)) as child:
         assert child.wait(timeout=10) == code
     assert witness.running() == []
@@ -95,7 +95,7 @@ def test_exits_with_a_code(witness: Witness, code: int) -> None:
 
 @pytest.mark.parametrize("name", ["SEGV", "ABRT", "KILL"])
 def test_dies_by_a_signal(witness: Witness, name: str) -> None:
-    """A puppet can end by a signal of its own."""
+    """A test child can end by a signal of its own."""
     with started(witness, "--after", "0", "--die", name) as child:
         assert child.wait(timeout=10) == -getattr(signal, f"SIG{name}")
 
@@ -129,7 +129,7 @@ def test_exits_on_a_signal(witness: Witness) -> None:
 
 
 def test_drains(witness: Witness) -> None:
-    """A draining puppet lives on for its time after the first request, and then exits."""
+    """A draining test child lives on for its time after the first request, and then exits."""
     with started(witness, "--drain", "0.2", "--exit", "3") as child:
         child.send_signal(signal.SIGTERM)
         asked_ns = witness.wait_note("signal TERM").at_ns
@@ -228,7 +228,7 @@ def test_the_leader_exits_and_a_thread_goes_on(witness: Witness, tmp_path: Path)
 
 
 def test_stops_itself(witness: Witness) -> None:
-    """A puppet can stop itself, and goes on when it is continued."""
+    """A test child can stop itself, and goes on when it is continued."""
     with started(witness, "--stop") as child:
         wait_state(child.pid, "T")
         child.send_signal(signal.SIGCONT)
@@ -247,7 +247,7 @@ def test_echoes_stdin(witness: Witness) -> None:
 
 
 def test_a_full_stderr_does_not_hold_it_up(witness: Witness) -> None:
-    """A puppet that writes into a pipe nobody reads still hears signals."""
+    """A test child that writes into a pipe nobody reads still hears signals."""
     with started(witness, "--stderr", "-1", "--ignore", "TERM", stderr=subprocess.PIPE) as child:
         assert child.stderr is not None
         pipe = child.stderr.fileno()
@@ -293,7 +293,7 @@ def test_tells_its_state(witness: Witness) -> None:
 
 
 def test_drops_its_user(witness: Witness) -> None:
-    """A puppet that drops its privileges is known by its new user."""
+    """A test child that drops its privileges is known by its new user."""
     uid = os.getuid() or NOBODY
     with started(witness, "--uid", str(uid)):
         assert tree_of(witness).processes[-1].uid == uid
@@ -315,13 +315,13 @@ def test_beats(witness: Witness, tmp_path: Path) -> None:
 def test_unknown_flags_are_refused() -> None:
     """A misspelt flag fails with a line about it instead of being passed over."""
     done = subprocess.run(
-        puppet.command("--exti", "3"), capture_output=True, check=False, timeout=10
+        testchild.command("--exti", "3"), capture_output=True, check=False, timeout=10
     )
-    assert done.returncode == puppet.EXIT_USAGE
+    assert done.returncode == testchild.EXIT_USAGE
     assert b"--exti" in done.stderr
 
 
 def test_runs_as_a_script_without_a_witness() -> None:
     """The file itself can be run, and needs no witness to behave."""
-    argv = [sys.executable, "-I", "-S", puppet.__file__, "--after", "0", "--exit", "5"]
+    argv = [sys.executable, "-I", "-S", testchild.__file__, "--after", "0", "--exit", "5"]
     assert subprocess.run(argv, check=False, timeout=10, env={}).returncode == 5

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.matrix.model import CLIENT_GO, OURS, After, Scenario
+from tests.matrix.model import CLIENT_GO, OURS, After, Fault
 from tests.support.clock import SteppedClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.matrix.arena import Arena
     from tests.matrix.model import Timing
-    from tests.support.candidates import Candidate
+    from tests.matrix.scenario import Scenario
+    from tests.support.candidate import Candidate
 
 GROUP: Final = "wall clock"
 _STUBBORN: Final = ("--ignore", "TERM")
@@ -26,78 +26,78 @@ _HOUR_S: Final = 3600.0
 _SETTLED_LEASES: Final = 1.25
 
 
-def _step(arena: Arena, clock: SteppedClock, candidate: Candidate, offset_s: float) -> None:
+def _step(scenario: Scenario, clock: SteppedClock, candidate: Candidate, offset_s: float) -> None:
     """Step the wall clock of a candidate's processes, and prove what was stepped and what not."""
     for part, pid in (("guardian", candidate.guardian), ("elector", candidate.elector)):
-        arena.prove(f"the {part} is under the clock", lambda pid=pid: clock.covers(pid))  # type: ignore[misc]
-    arena.begin()
+        scenario.prove(f"the {part} is under the clock", lambda pid=pid: clock.covers(pid))  # type: ignore[misc]
+    scenario.begin()
     reading = clock.step(offset_s)
-    arena.proofs.append(f"wall clock off by {reading.wall_s:.3f} s, boot time by 0 s")
+    scenario.proofs.append(f"wall clock off by {reading.wall_s:.3f} s, boot time by 0 s")
 
 
-def _leader_steps(offset_s: Callable[[Timing], float]) -> Callable[[Arena], None]:
+def _leader_steps(offset_s: Callable[[Timing], float]) -> Callable[[Scenario], None]:
     """Step the leader's wall clock; then, when nothing has come of it, cut the leader off."""
 
-    def play(arena: Arena) -> None:
-        with SteppedClock(arena.directory) as clock:
-            leader = arena.leader(child=_STUBBORN, env=clock.env)
-            arena.standby()
-            _step(arena, clock, leader, offset_s(arena.timing))
-            arena.require("it renews with the stepped clock", arena.renewed("a"))
-            arena.elapse(_SETTLED_LEASES)
-            arena.require("its child is kept", arena.witness.trees() == [arena.tree])
-            arena.black_hole("a")
-            arena.ends()
-            arena.successor()
-            arena.proxy("a").pass_through()
+    def play(scenario: Scenario) -> None:
+        with SteppedClock(scenario.directory) as clock:
+            leader = scenario.leader(child=_STUBBORN, env=clock.env)
+            scenario.standby()
+            _step(scenario, clock, leader, offset_s(scenario.timing))
+            scenario.require("it renews with the stepped clock", scenario.renewed("a"))
+            scenario.elapse(_SETTLED_LEASES)
+            scenario.require("its child is kept", scenario.witness.trees() == [scenario.tree])
+            scenario.black_hole("a")
+            scenario.ends()
+            scenario.successor()
+            scenario.proxy("a").pass_through()
 
     return play
 
 
-def _steps_and_is_cut_off(arena: Arena) -> None:
-    with SteppedClock(arena.directory) as clock:
-        leader = arena.leader(child=_STUBBORN, env=clock.env)
-        arena.standby(make=CLIENT_GO)
-        _step(arena, clock, leader, -arena.timing.retry_s)
+def _steps_and_is_cut_off(scenario: Scenario) -> None:
+    with SteppedClock(scenario.directory) as clock:
+        leader = scenario.leader(child=_STUBBORN, env=clock.env)
+        scenario.standby(make=CLIENT_GO)
+        _step(scenario, clock, leader, -scenario.timing.retry_s)
         # The next renewal is the one that would look like the last, and renew nothing.
-        arena.renewed("a", 1)
-        arena.black_hole("a")
-        arena.ends()
-        arena.successor()
-        arena.proxy("a").pass_through()
+        scenario.renewed("a", 1)
+        scenario.black_hole("a")
+        scenario.ends()
+        scenario.successor()
+        scenario.proxy("a").pass_through()
 
 
-def _standby_steps(arena: Arena) -> None:
-    with SteppedClock(arena.directory) as clock:
-        arena.leader()
-        standby = arena.standby(env=clock.env)
-        _step(arena, clock, standby, _HOUR_S)
-        arena.elapse(2 * _SETTLED_LEASES)
-        arena.renewed("a", 1)
+def _standby_steps(scenario: Scenario) -> None:
+    with SteppedClock(scenario.directory) as clock:
+        scenario.leader()
+        standby = scenario.standby(env=clock.env)
+        _step(scenario, clock, standby, _HOUR_S)
+        scenario.elapse(2 * _SETTLED_LEASES)
+        scenario.renewed("a", 1)
 
 
-SCENARIOS: Final = (
-    Scenario(
+FAULTS: Final = (
+    Fault(
         "leader's clock an hour on", GROUP,
         "the leader's wall clock steps forward by an hour, later its network is gone",
         _leader_steps(lambda _: _HOUR_S), makes=(OURS,),
     ),
-    Scenario(
+    Fault(
         "leader's clock an hour back", GROUP,
         "the leader's wall clock steps back by an hour, later its network is gone",
         _leader_steps(lambda _: -_HOUR_S), makes=(OURS,),
     ),
-    Scenario(
+    Fault(
         "leader's clock a retry back", GROUP,
         "the leader's wall clock steps back by a retry period, later its network is gone",
         _leader_steps(lambda timing: -timing.retry_s), makes=(OURS,),
     ),
-    Scenario(
+    Fault(
         "clock back beside client-go", GROUP,
         "the leader's wall clock steps back and its network is gone, client-go stands by",
         _steps_and_is_cut_off, makes=(OURS,),
     ),
-    Scenario(
+    Fault(
         "standby's clock an hour on", GROUP, "a standby's wall clock steps forward by an hour",
         _standby_steps, after=After.KEPT, makes=(OURS,),
     ),

@@ -1,7 +1,7 @@
 """What a machine may deny a candidate: memory, processor time, any time at all.
 
 Played with control groups, so as root only; what a machine cannot do makes a cell invalid. A group
-is left, and with it killed, only when all that it has to do with the scenario is over.
+is left, and with it killed, only when all that it has to do with the fault is over.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-from tests.matrix.model import AWAIT_ELECTION, CLIENT_GO, ETCDCTL, OURS, After, Kind, Scenario
-from tests.support.candidates import in_pid_namespace
+from tests.matrix.model import AWAIT_ELECTION, CLIENT_GO, ETCDCTL, OURS, After, Fault, Kind
+from tests.support.candidate import in_pid_namespace
 from tests.support.cgroup import CpuGroup, FreezeGroup, Group, MemoryGroup
 from tests.support.witness import now_ns
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.matrix.arena import Arena
-    from tests.support.candidates import Candidate
+    from tests.matrix.scenario import Scenario
+    from tests.support.candidate import Candidate
 
 GROUP: Final = "resources"
 _EVERYBODY: Final = (OURS, AWAIT_ELECTION, CLIENT_GO, ETCDCTL)
@@ -43,40 +43,42 @@ def _take_in(group: Group, candidate: Candidate) -> None:
 # --- memory -----------------------------------------------------------------------------------
 
 
-def _oom_kill(arena: Arena, pid: int, what: str) -> None:
+def _oom_kill(scenario: Scenario, pid: int, what: str) -> None:
     with MemoryGroup() as group:
-        arena.begin()
+        scenario.begin()
         group.oom_kill(pid)
-        arena.prove(f"the OOM killer has killed {what}", lambda: group.oom_kills > 0)
+        scenario.prove(f"the OOM killer has killed {what}", lambda: group.oom_kills > 0)
 
 
-def _oom_child(arena: Arena) -> None:
-    leader = arena.leader(child=("--ignore", "TERM"))
-    arena.standby()
-    _oom_kill(arena, arena.child_of(arena.tree), "the child")
-    arena.successor(leases=3)
-    if arena.ours:
-        arena.require("we exit with 137", arena.exit_code(leader) == 137)
+def _oom_child(scenario: Scenario) -> None:
+    leader = scenario.leader(child=("--ignore", "TERM"))
+    scenario.standby()
+    _oom_kill(scenario, scenario.child_of(scenario.tree), "the child")
+    scenario.successor(leases=3)
+    if scenario.ours:
+        scenario.require("we exit with 137", scenario.exit_code(leader) == 137)
 
 
-def _oom_elector(arena: Arena) -> None:
-    leader = arena.leader()
-    arena.standby()
-    _oom_kill(arena, leader.elector, "the elector")
-    resumed = arena.came(lambda: leader.events("resumed leadership"), timeout_s=arena.patience_s())
-    arena.require("another elector goes on for it", resumed)
-    arena.elapse(1.5)
+def _oom_elector(scenario: Scenario) -> None:
+    leader = scenario.leader()
+    scenario.standby()
+    _oom_kill(scenario, leader.elector, "the elector")
+    resumed = scenario.came(
+        lambda: leader.events("resumed leadership"), timeout_s=scenario.patience_s()
+    )
+    scenario.require("another elector goes on for it", resumed)
+    scenario.elapse(1.5)
 
 
-def _oom_container(arena: Arena) -> None:
+def _oom_container(scenario: Scenario) -> None:
     with MemoryGroup(_CONTAINER_MIB) as group:
-        arena.leader(child=("--ignore", "TERM"), wrapper=[*group.wrapper, *in_pid_namespace()])
-        arena.standby()
-        arena.begin()
-        arena.facts["how"] = group.oom_kill_all()
-        arena.prove("the OOM killer has killed", lambda: group.oom_kills > 0)
-        arena.prove("nothing of the container is left", lambda: not group.pids)
-        arena.successor()
+        scenario.leader(child=("--ignore", "TERM"), wrapper=[*group.wrapper, *in_pid_namespace()])
+        scenario.standby()
+        scenario.begin()
+        scenario.facts["how"] = group.oom_kill_all()
+        scenario.prove("the OOM killer has killed", lambda: group.oom_kills > 0)
+        scenario.prove("nothing of the container is left", lambda: not group.pids)
+        scenario.successor()
 
 
 # --- processor time ---------------------------------------------------------------------------
@@ -88,65 +90,65 @@ def _last_beat_ns(beats: Path) -> int:
     return int(whole_lines[-1].split()[0])
 
 
-def _starved(arena: Arena) -> None:
-    beats = arena.directory / "beats"
-    leader = arena.leader(
+def _starved(scenario: Scenario) -> None:
+    beats = scenario.directory / "beats"
+    leader = scenario.leader(
         child=("--busy", str(_BUSY), "--ignore", "TERM", "--heartbeat", str(beats))
     )
-    arena.standby()
+    scenario.standby()
     with CpuGroup() as group:
         group.limit(_PLENTY_PERCENT)
         _take_in(group, leader)  # which takes seconds
         # Before it is starved: then some would make no request in which the fault is seen.
-        arena.black_hole("a")
+        scenario.black_hole("a")
         before = group.throttled
         group.limit(_STARVED_PERCENT)
-        arena.prove("its processor time is used up", lambda: group.throttled > before + 5)
-        successor = arena.successor()
-        arena.ends(leases=3)
+        scenario.prove("its processor time is used up", lambda: group.throttled > before + 5)
+        successor = scenario.successor()
+        scenario.ends(leases=3)
         if successor:
             # Killed processes may be there for longer: they run no code, but have no time to exit.
             worked_s = max(0.0, (_last_beat_ns(beats) - successor.started_ns) / 1e9)
-            arena.facts["worked_beside_the_next_s"] = worked_s
+            scenario.facts["worked_beside_the_next_s"] = worked_s
 
 
-def _frozen(arena: Arena) -> None:
-    beats = arena.directory / "beats"
-    leader = arena.leader(child=("--ignore", "TERM", "--heartbeat", str(beats)))
-    arena.standby()
+def _frozen(scenario: Scenario) -> None:
+    beats = scenario.directory / "beats"
+    leader = scenario.leader(child=("--ignore", "TERM", "--heartbeat", str(beats)))
+    scenario.standby()
     with FreezeGroup() as group:
         _take_in(group, leader)
-        arena.begin()
+        scenario.begin()
         group.freeze()
-        arena.prove("every process of the leader is frozen", lambda: group.frozen)
-        arena.successor()
+        scenario.prove("every process of the leader is frozen", lambda: group.frozen)
+        scenario.successor()
         thawed_ns = now_ns()
         group.thaw()
-        arena.prove("it is thawed", lambda: not group.frozen)
-        arena.ends(leases=3)
+        scenario.prove("it is thawed", lambda: not group.frozen)
+        scenario.ends(leases=3)
         worked_s = max(0.0, (_last_beat_ns(beats) - thawed_ns) / 1e9)
-        arena.facts["worked_after_the_thaw_s"] = worked_s
+        scenario.facts["worked_after_the_thaw_s"] = worked_s
 
 
-SCENARIOS: Final = (
-    Scenario(
+FAULTS: Final = (
+    Fault(
         "child killed for its memory", GROUP, "the OOM killer takes the child alone",
         _oom_child, makes=_EVERYBODY, gap_leases=0.75,
     ),
-    Scenario(
+    Fault(
         "elector killed for its memory", GROUP, "the OOM killer takes the elector alone",
         _oom_elector, makes=(OURS,), after=After.KEPT,
     ),
-    Scenario(
+    Fault(
         "container out of memory", GROUP, "the OOM killer takes a whole container",
         _oom_container, makes=_WRAPPED,
     ),
-    Scenario(
+    Fault(
         "starved of processor time", GROUP,
         "the leader is cut off, with 5 % of a processor for it and 200 busy processes of its child",
         _starved, kind=Kind.REPORTED, alone=True,
     ),
-    Scenario(
+    Fault(
         "frozen", GROUP, "the leader's cgroup is frozen, and thawed when another leads",
         _frozen, kind=Kind.REPORTED, makes=_EVERYBODY,
     ),
