@@ -48,7 +48,7 @@ coverage: $(VENV)/.test  ## unit and process with coverage, forked processes inc
 nightly: $(VENV)/.test  ## all there is, with every Python that the machine has (hours; goes on where it ended)
 	@$(BIN)/python -m tests.nightly $(ARGS)
 
-matrix: $(VENV)/.test  ## play every fault, beside the peers, and write the table into build/matrix (an hour; as root)
+matrix: $(VENV)/.test  ## play every fault, on competitors too, and write the table into build/matrix (an hour; as root)
 	@$(BIN)/python -m tests.matrix $(ARGS)
 
 mutants: $(VENV)/.test  ## remove each line that a safety rule stands in, and see a named test fail
@@ -57,15 +57,15 @@ mutants: $(VENV)/.test  ## remove each line that a safety rule stands in, and se
 soak: $(VENV)/.test  ## a hundred thousand schedules of the simulation (some forty minutes)
 	@$(BIN)/python -m tests.soak $(ARGS)
 
-bench: $(VENV)/.test  ## measure us beside the peers: handovers, start, memory, requests (a quarter of an hour)
+bench: $(VENV)/.test  ## measure leaderexec and its competitors: handovers, start, memory, requests (a quarter of an hour)
 	@$(BIN)/python -m tests.benchmarks.handover $(ARGS)
-	@$(BIN)/python -m tests.benchmarks.spine $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.resource_usage $(ARGS)
 
-standbys: $(VENV)/.test  ## measure what a thousand standbys cost the API server, by watching and by polling
-	@$(BIN)/python -m tests.benchmarks.standbys $(ARGS)
+api-load: $(VENV)/.test  ## measure what a thousand standbys cost the API server, by watching and by polling
+	@$(BIN)/python -m tests.benchmarks.api_load $(ARGS)
 
-herd: $(VENV)/.test  ## measure handovers among two hundred standbys (needs some 8 GiB)
-	@$(BIN)/python -m tests.benchmarks.herd $(ARGS)
+crowded-handover: $(VENV)/.test  ## measure handovers among two hundred standbys (needs some 8 GiB)
+	@$(BIN)/python -m tests.benchmarks.crowded_handover $(ARGS)
 
 lint: $(VENV)/.test  ## ruff, mypy, import contracts, generated tables and diagrams
 	$(BIN)/ruff check
@@ -165,4 +165,4 @@ $(VENV)/.test: $(VENV)/.made pyproject.toml
 	$(PIP) install --editable '.[test]'
 	@touch $@ $(VENV)/.demo
 
-.PHONY: help demo check test unit process kube coverage nightly matrix mutants soak bench standbys herd lint format build image image-slim image-bundle bundle lock container clean
+.PHONY: help demo check test unit process kube coverage nightly matrix mutants soak bench api-load crowded-handover lint format build image image-slim image-bundle bundle lock container clean

@@ -21,6 +21,7 @@ environment.reset_process()
 pytest.register_assert_rewrite("tests.support.lock_contract", "tests.support.fault_suite")
 
 from tests.support.candidates import Candidates  # noqa: E402 - after the registration
+from tests.support.leftovers import Leftovers, running  # noqa: E402
 from tests.support.witness import Witness  # noqa: E402
 
 if TYPE_CHECKING:
@@ -29,6 +30,54 @@ if TYPE_CHECKING:
 
 #: How much of each candidate's log a failed test shows.
 _LOG_TAIL = 3000
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run choose among the tests by what they cost."""
+    parser.addoption("--alone", choices=("with", "without", "only"), default="with")
+    parser.addoption("--nightly", action="store_true", help="run what only `make nightly` runs too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the run has not chosen."""
+    chosen: list[pytest.Item] = []
+    others: list[pytest.Item] = []
+    alone = config.getoption("alone")
+    for item in items:
+        fits = alone == "with" or (alone == "only") == bool(item.get_closest_marker("alone"))
+        fits &= config.getoption("nightly") or not item.get_closest_marker("nightly")
+        (chosen if fits else others).append(item)
+    items[:] = chosen
+    config.hook.pytest_deselected(items=others)
+
+
+_leftovers = Leftovers()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup() -> Generator[None, None, None]:
+    """Note what there is before the test."""
+    _leftovers.begin()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
+    """Let a fixture that serves several tests keep what it makes."""
+    before = running() if fixturedef.scope != "function" else None
+    try:
+        return (yield)
+    finally:
+        if before is not None:
+            _leftovers.keep(before)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown() -> Generator[None, None, None]:
+    """Fail a test that leaves a thread, a child or a descriptor behind."""
+    result = yield
+    _leftovers.judge()
+    return result
 
 
 @pytest.hookimpl(wrapper=True)
@@ -44,6 +93,14 @@ def pytest_runtest_makereport(
                     if candidate.started:
                         report.sections.append((f"log of {name}", candidate.log[-_LOG_TAIL:]))
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty home directory for the tests and all that they start."""
+    directory = tmp_path_factory.mktemp("home")
+    environment.move_home(os.environ, directory)
+    return directory
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ its tests said why they cannot run here; with `LEADEREXEC_REQUIRE_ALL=1` a singl
 failure.
 Must not know: what is tested.
 
-A lane is one pytest whose workers share its tests, and after it a second one, without workers, for
-the tests that are marked `alone`: they keep the machine too busy for the timing of any other test.
+A lane is one pytest whose workers share its tests. The unit lane computes and comes first; the
+others mostly wait, and run at the same time, on one control plane. What is marked `alone` comes
+last, one by one: it keeps the machine too busy for the timing of any other test.
 
 Coverage is measured with `--coverage` only, because it makes the start of every candidate slower;
 each process that leaderexec forks then measures itself, but for those that are killed.
@@ -19,6 +20,8 @@ import argparse
 import configparser
 import contextlib
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,14 +34,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.support import environment
+from tests.support.controlplane import SHARED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 #: The lanes, and the workers of each for one processor: none waits in the unit lane, nearly all do
 #: in the others. A container's storage takes one change at a time.
 LANES: Final = {"unit": 1, "process": 2, "kube": 2, "container": 0}
+#: Which lanes run at the same time, group after group.
+_GROUPS: Final = (("unit",), ("process", "kube", "container"))
+#: These need a control plane.
+_KUBE_LANES: Final = {"kube", "container"}
 #: A lane that takes longer hangs; long before that, pytest shows where a test does.
 _LANE_TIMEOUT_S: Final = 3600
 _TEST_TIMEOUT_S: Final = 600
@@ -55,6 +63,19 @@ class Tally:
     skipped: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     trouble: str = ""
+    took_s: float = 0.0
+
+    def add(self, other: Tally) -> None:
+        """Add another part of the same lane; one of the two may have no test, but not both."""
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+        self.reasons += other.reasons
+        self.took_s += other.took_s
+        troubles = {self.trouble, other.trouble} - {""}
+        if self.ran or self.skipped:
+            troubles.discard(_NOTHING)
+        self.trouble = "; ".join(sorted(troubles))
 
     @property
     def ran(self) -> int:
@@ -115,40 +136,102 @@ def judge(tally: Tally, code: int | None, *, require_all: bool) -> Tally:
     return tally
 
 
-def run_lane(lane: str, arguments: Sequence[str], measured: Mapping[str, str]) -> Tally:
-    """Run one lane, with `measured` in its environment: what has workers, then what is alone."""
-    workers = LANES[lane] * len(os.sched_getaffinity(0))
-    shared = ["-m", "not alone"]
-    if workers:
-        # One group of tests, such as those of one image, stays with one worker.
-        shared += [f"--numprocesses={workers}", "--dist=loadgroup"]
-    tally = _run_pytest(lane, [*shared, *arguments], measured)
-    alone = _run_pytest(lane, ["-m", "alone", *arguments], measured)
-    tally.passed += alone.passed
-    tally.failed += alone.failed
-    tally.skipped += alone.skipped
-    tally.reasons += alone.reasons
-    # A selection may leave one of the two without a test, but not both.
-    troubles = {tally.trouble, alone.trouble} - {""}
-    tally.trouble = "; ".join(
-        sorted(troubles - {_NOTHING} if tally.ran or tally.skipped else troubles)
-    )
-    return tally
+class _Pytest:
+    """One run of pytest on a lane, from now on; what it says is shown at once, or at its end."""
 
-
-def _run_pytest(lane: str, arguments: Sequence[str], measured: Mapping[str, str]) -> Tally:
-    with tempfile.TemporaryDirectory(prefix="leaderexec-lane-") as directory:
-        report = Path(directory) / "report.xml"
-        command = [
-            sys.executable, "-m", "pytest", f"tests/{lane}", f"--junit-xml={report}",
-            "--durations=5", f"--override-ini=faulthandler_timeout={_TEST_TIMEOUT_S}", *arguments,
-        ]  # fmt: skip
+    def __init__(
+        self, lane: str, arguments: Sequence[str], measured: Mapping[str, str], *, shown: bool
+    ) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="leaderexec-lane-")
+        self._report = Path(self._directory.name) / "report.xml"
+        self._output = None if shown else (Path(self._directory.name) / "output").open("w+b")
+        self._started_s = time.monotonic()
         variables = dict(os.environ)
         environment.clean_variables(variables)
-        with subprocess.Popen(command, cwd=ROOT, env=variables | dict(measured)) as pytest:
-            code = _wait(pytest)
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "pytest", f"tests/{lane}", "--durations=5"),
+                f"--override-ini=faulthandler_timeout={_TEST_TIMEOUT_S}",
+                *(f"--junit-xml={self._report}", *arguments),
+            ],
+            cwd=ROOT,
+            env=variables | dict(measured),
+            stdout=self._output,
+            stderr=self._output and subprocess.STDOUT,
+        )
+
+    def finish(self) -> Tally:
+        """Wait for the end, show what was said, and return the counts."""
+        code = _wait(self._process)
+        took_s = time.monotonic() - self._started_s
+        if self._output is not None:
+            self._output.seek(0)
+            shutil.copyfileobj(self._output, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+            self._output.close()
         require_all = os.environ.get("LEADEREXEC_REQUIRE_ALL") == "1"
-        return judge(read_report(report), code, require_all=require_all)
+        tally = judge(read_report(self._report), code, require_all=require_all)
+        tally.took_s = took_s
+        self._directory.cleanup()
+        return tally
+
+
+def run_lanes(
+    lanes: Sequence[str], arguments: Sequence[str], measured: Mapping[str, str]
+) -> dict[str, Tally]:
+    """Run lanes, with `measured` in their environment; return the counts of each."""
+    processors = len(os.sched_getaffinity(0))
+    results: dict[str, Tally] = {}
+    with contextlib.ExitStack() as stack:
+        where: Callable[[], Mapping[str, str]] = dict
+        if _KUBE_LANES & set(lanes):
+            where = stack.enter_context(_control_plane())
+        for group in _GROUPS:
+            chosen = [lane for lane in group if lane in lanes]
+            started: dict[str, _Pytest] = {}
+            for lane in chosen:
+                options = ["--alone=without"]
+                if workers := LANES[lane] * processors:
+                    # One group of tests, such as those of one image, stays with one worker.
+                    options += [f"--numprocesses={workers}", "--dist=loadgroup"]
+                variables = {**measured, **(where() if lane in _KUBE_LANES else {})}
+                started[lane] = _Pytest(
+                    lane, [*options, *arguments], variables, shown=len(chosen) == 1
+                )
+            results |= {lane: run.finish() for lane, run in started.items()}
+        for lane, tally in results.items():
+            if any("mark.alone" in path.read_text() for path in ROOT.glob(f"tests/{lane}/*.py")):
+                variables = {**measured, **(where() if lane in _KUBE_LANES else {})}
+                tally.add(
+                    _Pytest(lane, ["--alone=only", *arguments], variables, shown=True).finish()
+                )
+    return results
+
+
+@contextlib.contextmanager
+def _control_plane() -> Iterator[Callable[[], Mapping[str, str]]]:
+    """Begin to build and to start a control plane; yield what waits for it and says where it is.
+
+    Where it cannot be had, no test is told of one, and each finds out for itself why.
+    """
+    command = [sys.executable, "-m", "tests.support.controlplane", "run"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        found: dict[str, str] = {}
+
+        def where() -> Mapping[str, str]:
+            assert process.stdout is not None
+            while SHARED not in found and (line := process.stdout.readline()):
+                words = shlex.split(line.removeprefix("export "))
+                name, _, value = words[0].partition("=")
+                if name == SHARED:
+                    found[name] = value
+            return found
+
+        try:
+            yield where
+        finally:
+            process.terminate()
+            process.wait(_CLEAN_UP_S)
 
 
 def _wait(pytest: subprocess.Popen[bytes]) -> int | None:
@@ -207,11 +290,9 @@ def main() -> int:
     lines: list[str] = []
     total = Tally()
     with tempfile.TemporaryDirectory(prefix="leaderexec-coverage-") as directory:
-        for lane in lanes:
-            measured = _coverage_of_processes(Path(directory)) if options.coverage else {}
-            started_s = time.monotonic()
-            tally = run_lane(lane, words[split + 1 :], measured)
-            lines.append(f"{lane}: {tally} ({time.monotonic() - started_s:.0f} s)")
+        measured = _coverage_of_processes(Path(directory)) if options.coverage else {}
+        for lane, tally in run_lanes(list(lanes), words[split + 1 :], measured).items():
+            lines.append(f"{lane}: {tally} ({tally.took_s:.0f} s)")
             total.passed += tally.passed
             total.failed += tally.failed or bool(tally.trouble)  # the last line never hides it
             total.skipped += tally.skipped

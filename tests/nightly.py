@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,10 +24,8 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 RESULTS: Final = ROOT / "build" / "nightly"
-_OLDEST: Final = (3, 11)
-_NEWEST_MINOR: Final = 20  # no interpreter after this one is looked for
+_MINOR_VERSIONS: Final = range(11, 21)
 _STEP_TIMEOUT_S: Final = 4 * 3600
-_EXAMPLES: Final = "--hypothesis-profile=nightly"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,42 +56,34 @@ def sources(root: Path = ROOT) -> str:
     return digest.hexdigest()
 
 
-def interpreters(path: str) -> dict[str, str]:
-    """Return the Pythons on `path` that leaderexec supports, but the present one: name, program.
+def _starts(python: str) -> bool:
+    started = subprocess.run([python, "-c", "import ensurepip"], capture_output=True, check=False)
+    return started.returncode == 0
 
-    A program that does not start, such as a version manager's entry for a version that is switched
-    off, is left out.
+
+def steps() -> dict[str, list[str]]:
+    """Return the steps in their order, each with its command; the cheapest come first.
+
+    Among them are the unit and the process lane with every other supported Python that is found
+    and starts; the entry of a version manager may not.
     """
-    found: dict[str, str] = {}
-    for minor in range(_OLDEST[1], _NEWEST_MINOR + 1):
-        name = f"python{_OLDEST[0]}.{minor}"
-        program = shutil.which(name, path=path)
-        if program is None or (_OLDEST[0], minor) == sys.version_info[:2]:
-            continue
-        started = subprocess.run(
-            [program, "-c", "import ensurepip"], capture_output=True, check=False
-        )
-        if started.returncode == 0:
-            found[name] = program
-    return found
-
-
-def steps(pythons: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the steps in their order, each with its command; the cheapest come first."""
     lanes = [sys.executable, "-m", "tests.lanes"]
-    all_steps = {
+    found = {
         "lint": ["make", "lint"],
-        "coverage": [*lanes, "--coverage", "unit", "process"],
-        "fuzz": [*lanes, "unit", "--", "-k", "fuzz or channel", _EXAMPLES],
-        "kube": [*lanes, "kube"],
-        "container": [*lanes, "container"],
+        "coverage": [*lanes, "--coverage", "unit", "process", "--", "--nightly"],
+        "fuzz": [*lanes, "unit", "--", "-k", "fuzz or channel", "--hypothesis-profile=nightly"],
+        "kube": [*lanes, "kube", "--", "--nightly"],
+        "container": [*lanes, "container", "--", "--nightly"],
     }
-    for name, program in pythons.items():
-        for lane in ("unit", "process"):
-            all_steps[f"{lane}-{name}"] = ["make", f"PYTHON={program}", lane]
-    for name in ("mutants", "soak", "herd", "matrix"):
-        all_steps[name] = ["make", name]
-    return all_steps
+    for minor in _MINOR_VERSIONS:
+        python = shutil.which(f"python3.{minor}")
+        if python is None or minor == sys.version_info.minor:
+            continue
+        if _starts(python):
+            for lane in ("unit", "process"):
+                found[f"{lane}-python3.{minor}"] = ["make", f"PYTHON={python}", lane]
+    others = ("mutants", "soak", "crowded-handover", "matrix")
+    return found | {name: ["make", name] for name in others}
 
 
 def run(name: str, command: Sequence[str], digest: str, directory: Path) -> Result:
@@ -148,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="run again what has passed")
     parser.add_argument("steps", nargs="*", metavar="STEP")
     options = parser.parse_args(argv)
-    every = steps(interpreters(os.environ.get("PATH", os.defpath)))
+    every = steps()
     if unknown := [name for name in options.steps if name not in every]:
         parser.error(f"no such step: {', '.join(unknown)}; there are {', '.join(every)}")
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""Speeds, as distributions and ratios; nothing here asserts."""
+"""Speeds and costs, as distributions and ratios; nothing here asserts."""

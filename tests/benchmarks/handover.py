@@ -1,227 +1,191 @@
 """Measures how long nobody runs the program: `python -m tests.benchmarks.handover [--write]`.
 
-For leaderexec and its peers in turn, each with a leader and two standbys at 15 / 10 / 2 s in an
-election of its own: from what happens to the leader until the next child runs, and how long the old
-child ran beside it. What happens:
-
-`voluntary`  SIGTERM to the leader, which is PID 1 of a container
-`wrapper`    SIGKILL to the wrapper alone, which is not PID 1
-`slot`       its container is killed, and started again at once under the name that it had
-`node`       everything of the leader dies in one moment, and does not come back
-
-A container is a PID namespace here. The client-go elector is not put into one: it handles signals,
-and where a container would take its child along, both are killed.
-
-`--write` keeps the samples in tests/measured/handover.json, and beside them the stamps of one
-handover, recorded by witness and audit log with a child that drains, for a picture.
+For leaderexec and its competitors in turn, each with a leader and two standbys at 15 / 10 / 2 s in
+an election of its own: from what happens to the leader (`CAUSES`) until the next child runs, and
+how long the old child ran beside it. A container is a PID namespace here. client-go's elector is
+not put into one: it handles signals, and where a container would take its child along, both are
+killed.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
+import select
 import signal
-import tempfile
+import statistics
+import threading
 import time
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.benchmarks.record import let_pass, row, save, surroundings
-from tests.benchmarks.teams import MAKES, RETRY_S, TIMING, Death, Team, in_turn
-from tests.support.candidate import child_command
-from tests.support.controlplane import ControlPlane, service_account_user
-from tests.support.kube_candidates import KubeCandidates
+from tests.benchmarks.harness import (
+    MEASURED,
+    VERSUS,
+    duration,
+    in_turn,
+    let_pass,
+    ratio,
+    run,
+    spread,
+)
+from tests.measured import table
+from tests.support.candidate import in_pid_namespace, name_of, stop
+from tests.support.competitors import AWAIT_ELECTION, CLIENT_GO, OURS, slot_of
+from tests.support.election import RETRY_S, Election
 from tests.support.wait import wait_until
-from tests.support.witness import Witness, now_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    from tests.benchmarks.teams import Asked, Outcome
+    from tests.support.candidate import Candidate
+    from tests.support.controlplane import ControlPlane
 
-#: Each cause, and whether the candidates are PID 1 of their containers in it.
-CAUSES: Final[Mapping[str, tuple[Callable[[Team], Asked], bool]]] = {
-    "voluntary": (Team.ask_to_stop, True),
-    "wrapper": (Team.kill_wrapper, False),
-    "slot": (Team.restart_container, True),
-    "node": (Team.kill_all, True),
+#: The causes, as the table calls them; only in the last are candidates not PID 1 of a container.
+CAUSES: Final = {
+    "voluntary": "SIGTERM to the leader, PID 1 of its container",
+    "slot": "its container is killed, and restarted at once",
+    "node": "its node is gone",
+    "wrapper": "SIGKILL to the leader's wrapper alone, not PID 1",
 }
-#: How long a quick handover may take before the next team's begins beside it.
+#: How long a quick handover may take before the next one begins beside it.
 _HEAD_START_S: Final = 1.0
 _SETTLE_S: Final = 1.5
-_DRAIN_S: Final = 0.04
-_RECORDINGS: Final = 3
-_TRIES: Final = 6
 
 
-def measure(
-    plane: ControlPlane, directory: Path, causes: Sequence[str], rounds: int
-) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Return the outcomes by cause and make."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for contained in (True, False):
-        chosen = [cause for cause in causes if CAUSES[cause][1] is contained]
-        if not chosen:
-            continue
-        place = directory / ("contained" if contained else "bare")
-        teams = [Team.of(make, plane, place, contained=contained) for make in MAKES]
-        try:
-            for team in teams:
-                team.start_all()
-            for cause in chosen:
-                for number in range(rounds):
-                    outcomes = _round(in_turn(teams, number), CAUSES[cause][0])
-                    for make, outcome in outcomes.items():
-                        found.setdefault(cause, {}).setdefault(make, []).append(_rounded(outcome))
-                _print(cause, found[cause])
-        finally:
-            for team in teams:
-                team.end()
-    return found
+class Death:
+    """The instant at which a process dies, noted when it happens."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.at_s: float | None = None
+        self._pidfd = os.pidfd_open(pid)
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        poll.poll()
+        self.at_s = time.time()
+        os.close(self._pidfd)
 
 
-def _round(teams: Sequence[Team], act: Callable[[Team], Asked]) -> dict[str, Outcome]:
-    """Let it happen to each team in turn, and wait for all: what takes a lease takes it at once."""
-    let_pass(_SETTLE_S)
-    asked = {}
-    for team in teams:
-        let_pass(random.uniform(0, RETRY_S))  # at any phase of its renewals
-        starts = len(team.election.starts())
-        asked[team.make] = act(team)
-        head_s = time.monotonic() + _HEAD_START_S
-        wait_until(
-            lambda team=team, starts=starts, head_s=head_s: (  # type: ignore[misc]
-                len(team.election.starts()) > starts or time.monotonic() > head_s
-            ),
-            timeout_s=10,
-            what="a head start",
-        )
-    return {team.make: team.outcome(asked[team.make]) for team in teams}
+@dataclass
+class Asked:
+    """A leader to which something was done, when, and how many children had run by then."""
+
+    election: Election
+    cause: str
+    leader: Candidate
+    child: Death
+    at_s: float
+    starts: int
+
+    def outcome(self) -> Mapping[str, Any]:
+        """Wait for the next child, and bring the old leader back as a standby.
+
+        Return how long that took, and for how long the old child ran beside the next, which is None
+        where it did when the next had long begun.
+        """
+        start = self.election.wait_starts(self.starts + 1)
+        died_s = self.child.at_s
+        if died_s is None:  # it runs beside the new one, and would for ever
+            os.kill(self.child.pid, signal.SIGKILL)
+        if self.cause != "slot":
+            self.leader.wait()
+            self.election.stand_by(self.leader)
+        overlap_ms = None if died_s is None else max(0.0, 1000 * (died_s - start.at_s))
+        return {"ms": 1000 * (start.at_s - self.at_s), "overlap_ms": overlap_ms}
 
 
-def _rounded(outcome: Outcome) -> dict[str, Any]:
-    overlap_ms = outcome.overlap_ms
-    return {
-        "ms": round(outcome.ms, 1),
-        "overlap_ms": None if overlap_ms is None else round(overlap_ms, 1),
-        "by_itself": outcome.by_itself,
-    }
-
-
-def _print(cause: str, outcomes: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    for make, samples in outcomes.items():
-        print(row(f"{cause}: {make}", [sample["ms"] for sample in samples], "ms"))
-        alive = sum(sample["overlap_ms"] is None for sample in samples)
-        longest_ms = max((sample["overlap_ms"] or 0.0 for sample in samples), default=0.0)
-        itself = sum(sample["by_itself"] for sample in samples)
-        print(
-            f"{'':8}old child beside the new one: still in {alive} of {len(samples)}, else for "
-            f"{longest_ms:.1f} ms at most; the same candidate again: {itself}",
-            flush=True,
-        )
-
-
-# --- one handover, stamp by stamp ------------------------------------------------------------
-
-
-def record(plane: ControlPlane, directory: Path) -> dict[str, float]:
-    """Return the stamps of a voluntary handover, in milliseconds after the request to stop.
-
-    Of a few it is the one in the middle. Deaths and starts are the witness's, writes to the lock
-    those in the API server's audit log.
-    """
-    directory.mkdir()
-    with (
-        Witness() as witness,
-        KubeCandidates(witness, directory, plane, plane.create_namespace()) as candidates,
-    ):
-        candidates.timing = TIMING
-        child = child_command("--drain", str(_DRAIN_S))
-        candidates.start("a", child=child)
-        (tree,) = candidates.witness.wait_running(1, timeout_s=30)
-        candidates.start("b", child=child).wait_event("campaigning")
-        recordings: list[dict[str, float]] = []
-        for number in range(_TRIES):
-            standby = candidates.by_name["b" if tree.candidate == "a" else "a"]
-            candidates.wait_successor_named(standby.identity)
-            renewed = candidates.spec["renewTime"]
-            wait_until(
-                lambda renewed=renewed: candidates.spec["renewTime"] != renewed,  # type: ignore[misc]
-                timeout_s=20,
-                what="a renewal, so that the next one is far",
-            )
-            leader = candidates.leader(tree)
-            end = Death(leader.guardian)
-            asked_s, asked_ns = time.time(), now_ns()
-            os.kill(end.pid, signal.SIGTERM)
-            successor = witness.wait_successor(tree, timeout_s=30)
-            ended_s = end.wait_s()
-            leader.process.wait()
-            writes_s = _writes(candidates, asked_s)
-            told = [note for note in witness.notes() if note.text == "signal TERM"]
-            candidates.assert_exclusive()
-            if len(writes_s) == 2 and len(told) == number + 1:
-                stamps = {
-                    "told": (told[-1].at_ns - asked_ns) / 1e6,
-                    "dead": (witness.wait_ended(tree) - asked_ns) / 1e6,
-                    "freed": 1000 * (writes_s[0] - asked_s),
-                    "taken": 1000 * (writes_s[1] - asked_s),
-                    "runs": (successor.started_ns - asked_ns) / 1e6,
-                    "ended": 1000 * (ended_s - asked_s),
-                }
-                order = ("told", "dead", "freed", "taken", "runs")
-                if sorted(order, key=lambda name: stamps[name]) == list(order):
-                    recordings.append({name: round(at_ms, 1) for name, at_ms in stamps.items()})
-                    if len(recordings) == _RECORDINGS:
-                        return sorted(recordings, key=lambda each: each["runs"])[_RECORDINGS // 2]
-                # A starved witness saw the death later than the guardian, which was told of it.
-            tree = successor
-            leader.log_path.write_text("")
-            leader.start().wait_event("campaigning")
-    raise AssertionError("no handover could be recorded without anything beside it")
-
-
-def _writes(candidates: KubeCandidates, since_s: float) -> list[float]:
-    """Return when the API server received what was written since: the release, the acquisition."""
-    user = service_account_user(candidates.namespace, candidates.account)
-
-    def writes() -> list[float]:
-        requests = candidates.plane.requests(candidates.namespace, "x")
-        return [
-            request.timestamp
-            for request in requests
-            if request.user == user and request.verb == "update" and request.timestamp > since_s
-        ]
-
-    wait_until(lambda: len(writes()) >= 2, timeout_s=10, what="release and acquisition are noted")
-    return writes()
-
-
-def main() -> None:
-    """Measure as the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def _child_of(candidate: Candidate) -> int:
+    """Return the pid of a child, waiting until there is one and it has become what it will be."""
+    return wait_until(
+        lambda: next((p for p in candidate.everything() if name_of(p) == "sleep"), 0),
+        timeout_s=20,
+        what=f"the child of {candidate.name}",
     )
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--cause", action="append", choices=list(CAUSES), help="only this one")
-    parser.add_argument("--write", action="store_true", help="keep the samples")
-    options = parser.parse_args()
-    if options.write and options.cause:
-        parser.error("--write keeps all causes, and not some")
-    with (
-        ControlPlane() as plane,
-        tempfile.TemporaryDirectory(prefix="leaderexec-bench-") as directory,
-    ):
-        around = surroundings(plane)
-        stamps = record(plane, Path(directory) / "recorded")
-        print(f"one handover, in ms after the request to stop: {json.dumps(stamps)}", flush=True)
-        samples = measure(plane, Path(directory), options.cause or list(CAUSES), options.rounds)
-    if options.write:
-        save("handover-recorded", {"surroundings": around, "ms": stamps})
-        save("handover", {"surroundings": around, "timing": list(TIMING), "samples": samples})
+
+
+def _act(election: Election, cause: str) -> Asked:
+    """Let it happen to the leader of an election."""
+    leader = election.leader
+    root, child, starts = leader.guardian, Death(_child_of(leader)), len(election.starts())
+    asked = Asked(election, cause, leader, child, time.time(), starts)
+    if cause in {"slot", "node"} and election.name == CLIENT_GO:
+        stop(root)  # what it does at its child's end it does not do
+        os.kill(child.pid, signal.SIGKILL)
+    os.kill(root, signal.SIGTERM if cause == "voluntary" else signal.SIGKILL)
+    if cause == "slot":
+        leader.process.wait()
+        leader.log_path.write_text("")
+        leader.start()
+    head_s = time.monotonic() + _HEAD_START_S
+    wait_until(
+        lambda: len(election.starts()) > starts or time.monotonic() > head_s,
+        timeout_s=10,
+        what="a head start",
+    )
+    return asked
+
+
+def _election(plane: ControlPlane, directory: Path, name: str, *, contained: bool) -> Election:
+    """Return an election of which one leads and two stand by."""
+    election = Election(plane, directory / name, name)
+    contained = contained and name != CLIENT_GO
+    for each in "abc":
+        slot = slot_of(election.namespace, each)
+        wrapper = in_pid_namespace() if contained else ()
+        candidate = election.make(each, env=slot if contained else {}, wrapper=wrapper)
+        if each == "a":
+            election.lead(candidate)
+        else:
+            election.stand_by(candidate)
+    return election
+
+
+def _round(elections: Sequence[Election], cause: str) -> dict[str, Mapping[str, Any]]:
+    """Let it happen to each in turn, and wait for all: what takes a lease takes it at once."""
+    let_pass(_SETTLE_S)
+    asked = []
+    for election in elections:
+        let_pass(random.uniform(0, RETRY_S))  # at any phase of its renewals
+        asked.append(_act(election, cause))
+    return {each.election.name: each.outcome() for each in asked}
+
+
+def _told(outcomes: Sequence[Mapping[str, Any]]) -> str:
+    overlaps_ms = [outcome["overlap_ms"] for outcome in outcomes]
+    text = spread([outcome["ms"] for outcome in outcomes])
+    if lives_on := sum(each is None for each in overlaps_ms):
+        return f"{text}; **the old child lives on beside it** in {lives_on} of {len(outcomes)}"
+    longest_ms = max(overlaps_ms)
+    return f"{text}; **two children** for up to {duration(longest_ms)}" if longest_ms else text
+
+
+def measure(plane: ControlPlane, directory: Path, options: Any) -> str:
+    """Tell what came of each cause, by competitor."""
+    rows = []
+    for contained in (True, False):
+        place = directory / str(contained)
+        elections = [_election(plane, place, name, contained=contained) for name in MEASURED]
+        try:
+            for cause in (cause for cause in CAUSES if (cause != "wrapper") is contained):
+                rounds = [_round(in_turn(elections, n), cause) for n in range(options.rounds)]
+                cells = [_told([each[name] for each in rounds]) for name in MEASURED]
+                ours, theirs = (
+                    statistics.median(each[name]["ms"] for each in rounds)
+                    for name in (OURS, AWAIT_ELECTION)
+                )
+                rows.append((CAUSES[cause], *cells, ratio(ours, theirs)))
+        finally:
+            for election in elections:
+                election.end()
+    head = ("Until the next child runs, when", *MEASURED, VERSUS)
+    said = f"Median (least to most) of {options.rounds} rounds, each in turn, at 15 / 10 / 2 s."
+    return f"{table(head, rows)}\n\n{said}"
 
 
 if __name__ == "__main__":
-    main()
+    run("handover", __doc__, measure, rounds=6)

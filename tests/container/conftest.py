@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kube.conftest import control_plane, namespace  # noqa: F401 - fixtures of this lane too
+from tests.kube.conftest import binaries, control_plane, namespace  # noqa: F401 - fixtures of this lane too
 from tests.support.containers import (
     ContainerCandidates,
     Image,

@@ -89,53 +89,31 @@ def candidates(
         yield candidates
 
 
-@pytest.mark.slow
 def test_an_init_container_brings_leaderexec_to_any_image(candidates: Injected) -> None:
-    """Where there is nothing but a busybox an installed leaderexec leads, and hands over."""
+    """Where there is only a busybox it leads, is restarted in its slot, and hands over.
+
+    An init container that runs again, for a pod that is started anew, does not disturb it.
+    """
     candidates.timing = LONG
     volumes = [candidates.volume(name) for name in "ab"]
     for name, volume in zip("ab", volumes, strict=True):
         candidates.install(f"init-{name}", volume)
-    leader = candidates.inject("a", volumes[0])
-    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=60)
-    assert leader.init == leader.guardian, "the launcher, the loader and Python are one process"
-    (child,) = tree.processes
+    killed = candidates.inject("a", volumes[0])
+    (first,) = candidates.witness.wait_running(1, "a", timeout_s=60)
+    assert killed.init == killed.guardian, "the launcher, the loader and Python are one process"
+    (child,) = first.processes
     assert child.uid == USER
+    killed.runtime_kill("KILL")
+    assert killed.wait() == 137
+    candidates.witness.wait_ended(first)
+    candidates.pods["server-again"] = killed.pod
+    candidates.install("init-again", volumes[0])
+    leader = candidates.inject("again", volumes[0])
+    tree = candidates.witness.wait_successor(first, timeout_s=60)
+    assert (tree.candidate, leader.identity) == ("again", killed.identity)
     candidates.inject("b", volumes[1]).wait_event(f"leader is {leader.identity}", timeout_s=60)
+    candidates.install("init-beside", volumes[0])
     leader.terminate()
     assert candidates.witness.wait_successor(tree, timeout_s=60).candidate == "b"
     assert leader.wait() == 0, "the child's own code"
-    candidates.assert_exclusive()
-
-
-@pytest.mark.slow
-def test_a_killed_container_finds_its_lease_and_its_bundle_again(candidates: Injected) -> None:
-    """A container that is started again in its slot leads again, by the same bundle."""
-    candidates.timing = LONG
-    volume = candidates.volume("a")
-    candidates.install("init", volume)
-    leader = candidates.inject("a", volume)
-    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=60)
-    leader.runtime_kill("KILL")
-    assert leader.wait() == 137
-    candidates.witness.wait_ended(tree)
-    candidates.pods["server-again"] = leader.pod
-    again = candidates.inject("again", volume)
-    successor = candidates.witness.wait_successor(tree, timeout_s=60)
-    assert (successor.candidate, again.identity) == ("again", leader.identity)
-    candidates.assert_exclusive()
-
-
-@pytest.mark.slow
-def test_installing_again_beside_a_running_one(candidates: Injected) -> None:
-    """A second init container, of a pod that is started anew, does not disturb what runs."""
-    candidates.timing = LONG
-    volume = candidates.volume("a")
-    candidates.install("init", volume)
-    leader = candidates.inject("a", volume)
-    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=60)
-    candidates.install("init-again", volume)
-    leader.terminate()
-    assert leader.wait() == 0
-    assert candidates.witness.wait_ended(tree)
     candidates.assert_exclusive()

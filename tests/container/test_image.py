@@ -8,8 +8,6 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import pytest
-
 from leaderexec import __version__
 from tests.support.containers import EPOCH, PATH, USER, Mount, child_command
 from tests.support.controlplane import HOST, free_port
@@ -75,7 +73,6 @@ def test_it_is_small_and_compiled(slim: Image) -> None:
         assert list((path.parent / "__pycache__").glob(f"{path.stem}.*.pyc")), path
 
 
-@pytest.mark.slow
 def test_the_same_sources_make_the_same_layers(storage: Storage, slim: Image) -> None:
     """Made once more, from the same wheels, every layer is the same, byte for byte."""
     again = storage.slim(again=True)

@@ -2,41 +2,50 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.controlplane import ControlPlane, Unavailable, ensure_binaries
+from tests.support.controlplane import SHARED, Binaries, ControlPlane, Unavailable, ensure_binaries
 from tests.support.kube_candidates import KubeCandidates
 from tests.support.required import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.support.witness import Witness
 
 
 @pytest.fixture(scope="session")
-def control_plane() -> Iterator[ControlPlane]:
-    """A running kube-apiserver with its etcd; the same for the whole session.
-
-    Where it cannot be had the tests are skipped, or fail if `LEADEREXEC_REQUIRE_KUBE=1`.
-    """
+def binaries() -> Binaries:
+    """The programs; where they cannot be had the test is skipped, or fails if it is required."""
     try:
-        binaries = ensure_binaries()
+        return ensure_binaries()
     except Unavailable as reason:
         missing("control plane", reason)
+
+
+@pytest.fixture(scope="session")
+def control_plane(binaries: Binaries) -> Iterator[ControlPlane]:
+    """A running kube-apiserver with its etcd: the one that all workers share, or one of its own."""
+    shared = os.environ.get(SHARED)
+    with ControlPlane(binaries, shared=Path(shared) if shared else None) as plane:
+        yield plane
+
+
+@pytest.fixture
+def own_control_plane(binaries: Binaries) -> Iterator[ControlPlane]:
+    """A control plane whose servers the test may stop."""
     with ControlPlane(binaries) as plane:
         yield plane
 
 
 @pytest.fixture
-def namespace(control_plane: ControlPlane) -> Iterator[str]:
-    """A namespace of the test's own; whatever the test stopped runs again after it."""
-    control_plane.ensure_ready()
-    yield control_plane.create_namespace()
-    control_plane.ensure_ready()
+def namespace(control_plane: ControlPlane) -> str:
+    """A namespace of the test's own."""
+    return control_plane.create_namespace()
 
 
 @pytest.fixture

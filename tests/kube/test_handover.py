@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
-
-import pytest
 
 from tests.support.candidate import child_command
 from tests.support.controlplane import service_account_user
 from tests.support.proxy import Match
+from tests.support.required import root_only
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from tests.support.kube_candidates import KubeCandidates
+
+
+def wait_renewals(candidates: KubeCandidates, number: int) -> None:
+    """Wait until the Lease was written that often, from now on."""
+
+    def version() -> int:
+        return int(candidates.lease["metadata"]["resourceVersion"])
+
+    before = version()
+    wait_until(lambda: version() >= before + number, timeout_s=20, what=f"{number} renewals")
 
 
 def test_twenty_handovers_in_order(candidates: KubeCandidates) -> None:
@@ -68,12 +76,7 @@ def test_what_others_wrote_survives(candidates: KubeCandidates) -> None:
         }
     }
     candidates.patch(marks)
-    version = candidates.lease["metadata"]["resourceVersion"]
-    wait_until(
-        lambda: int(candidates.lease["metadata"]["resourceVersion"]) > int(version),
-        timeout_s=20,
-        what="a renewal after the change",
-    )
+    wait_renewals(candidates, 1)
     assert candidates.witness.running() == [tree], "a label is no loss"
     leader.terminate()
     leader.wait()
@@ -83,22 +86,10 @@ def test_what_others_wrote_survives(candidates: KubeCandidates) -> None:
     assert metadata["ownerReferences"][0]["name"] == "o"
 
 
-def test_transitions_and_tokens_grow(candidates: KubeCandidates) -> None:
-    """Each new leadership counts a transition and has a greater token."""
-    seen = []
-    for number in range(3):
-        leader, tree = candidates.start_leader(f"c{number}")
-        seen.append((candidates.spec["leaseTransitions"], int(tree.run)))
-        leader.terminate()
-        leader.wait()
-    assert [transitions for transitions, _ in seen] == [0, 1, 2]
-    assert [token for _, token in seen] == sorted({token for _, token in seen})
-
-
 def test_a_leader_writes_once_a_period_and_a_standby_asks_nothing(
     candidates: KubeCandidates,
 ) -> None:
-    """Over twelve renewals the leader makes PUTs only; a standby's watch needs no request."""
+    """Over six renewals the leader makes PUTs only; a standby's watch needs no request."""
     leader, _ = candidates.start_leader("a")
     standby = candidates.start_standby("b")
     standby.wait_event(f"leader is {leader.identity}")
@@ -117,7 +108,7 @@ def test_a_leader_writes_once_a_period_and_a_standby_asks_nothing(
         what="a renewal over the version that the standby made",
     )
     before = len(verbs())
-    wait_until(lambda: len(verbs()) >= before + 12, timeout_s=40, what="twelve renewals")
+    wait_until(lambda: len(verbs()) >= before + 6, timeout_s=40, what="six renewals")
     assert set(verbs()[before:]) == {"update"}
 
 
@@ -125,25 +116,17 @@ def test_one_identity_twice_makes_no_two_leaders(candidates: KubeCandidates) -> 
     """Candidates that were given the same --id do not take each other's record for their own."""
     _, tree = candidates.start_leader("a", "--id=same")
     candidates.start_standby("b", "--id=same").wait_event("leader is same")
-    version = int(candidates.lease["metadata"]["resourceVersion"])
-    wait_until(
-        lambda: int(candidates.lease["metadata"]["resourceVersion"]) >= version + 4,
-        timeout_s=20,
-        what="some renewals beside the other",
-    )
+    wait_renewals(candidates, 4)
     assert candidates.witness.running() == [tree]
     candidates.by_name["a"].terminate()
-    assert candidates.witness.wait_successor(tree, timeout_s=30).candidate == "b"
-    candidates.assert_exclusive()
+    candidates.assert_followed(tree, "b", timeout_s=30)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="placing a pod's credentials needs root")
+@root_only
 def test_in_cluster_with_a_rotated_token(candidates: KubeCandidates) -> None:
     """A pod's own credentials serve, and a token that was replaced is read again."""
     short = candidates.plane.sign_token(candidates.namespace, candidates.account, -50.0)
-    candidates.token_path.write_text(
-        short
-    )  # accepted for ten seconds more: the server has a leeway
+    candidates.token_path.write_text(short)  # good for ten seconds more: the server has a leeway
     candidates.proxied("a")
     leader = candidates.start_in_cluster("a")
     (tree,) = candidates.witness.wait_running(1, "a", timeout_s=20)
@@ -155,25 +138,10 @@ def test_in_cluster_with_a_rotated_token(candidates: KubeCandidates) -> None:
         timeout_s=60,
         what="the old token is refused",
     )
-    version = int(candidates.lease["metadata"]["resourceVersion"])
-    wait_until(
-        lambda: int(candidates.lease["metadata"]["resourceVersion"]) > version + 1,
-        timeout_s=20,
-        what="renewals with the new token",
-    )
+    wait_renewals(candidates, 2)
     assert candidates.witness.running() == [tree]
     leader.terminate()
     assert leader.wait() == 143
-
-
-def test_drain_longer_than_the_lease(candidates: KubeCandidates) -> None:
-    """While the child drains the lease is renewed, and nobody else starts (G2)."""
-    leader, tree = candidates.start_leader("a", child=child_command("--drain", "12"))
-    candidates.start_standby("b")
-    leader.terminate()
-    assert leader.wait(60) == 0
-    candidates.witness.wait_successor(tree, timeout_s=30)
-    candidates.assert_exclusive()
 
 
 def test_the_next_in_line_is_named_and_goes_first(candidates: KubeCandidates) -> None:
@@ -195,17 +163,4 @@ def test_the_next_in_line_is_named_and_goes_first(candidates: KubeCandidates) ->
         candidates.wait_successor_named(*({"a", "b", "c"} - {tree.candidate}))
         assert candidates.witness.running() == [tree]
     assert firsts >= 2, "one that is kept from running for half a second is not waited for"
-    candidates.assert_exclusive()
-
-
-def test_a_dead_successor_is_waited_for_in_moments_only(candidates: KubeCandidates) -> None:
-    """Who is next in line may be gone by the time of the release: then another one leads."""
-    candidates.timing = ("--lease-duration=90s", "--renew-deadline=60s", "--retry-period=1s")
-    leader, tree = candidates.start_leader("a", "--id=a")
-    heir = candidates.start_standby("b", "--id=b")
-    candidates.wait_successor_named("b")
-    candidates.start_standby("c", "--id=c").wait_event("leader is a")
-    heir.kill()
-    leader.terminate()
-    assert candidates.witness.wait_successor(tree, timeout_s=30).candidate == "c"
     candidates.assert_exclusive()

@@ -1,190 +1,88 @@
-"""Candidates of several makes in one election: exactly one leads, whoever takes over from whom.
+"""leaderexec and another elector in one election: exactly one leads, whoever takes over from whom.
 
-Two candidates, one of ours and one of another make, so that every change of leader is one between
-makes. The timing of all is the same, and the peers keep their own rules: should a peer's child
-outlive its lease nevertheless, that is the peer's overlap and is told; ours must be none.
+There are two candidates, so that every change of leader is one between makes of electors. The
+timing of both is the same, and the other one keeps its own rules: should its child outlive its
+lease, that is its own overlap and is told; those of leaderexec must be none.
 """
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.rivals import Rivals
-from tests.support.wait import wait_until
+from tests.support.candidate import FAST, FAST_LEASE_S
+from tests.support.competitors import ClientGo, Legacy2016
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.support.candidate import Candidate
     from tests.support.kube_candidates import KubeCandidates
-    from tests.support.proxy import Proxy
     from tests.support.witness import Tree
 
-CHANGES = 10
-OURS = "ours"
-THEIRS = "theirs"
-
-#: A successor within this: a lease, a peer's slow way of trying, and a loaded machine.
+OURS, THEIRS = "ours", "theirs"
+#: A successor within this: a lease, a slow way of trying, and a loaded machine.
 _CHANGE_S = 60
+#: As short as the elector of 2016 may have it: a ttl of 5 s would leave our child no time to stop.
+_LEGACY = ("--lease-duration=6s", "--renew-deadline=3s", "--retry-period=1.5s")
 
 
-class Mixed:
-    """The election of one test."""
+def _ask_to_stop(leader: Candidate) -> None:
+    leader.terminate()
+    leader.wait()
 
-    def __init__(self, candidates: KubeCandidates, make: str) -> None:
-        self.election = candidates
-        self.make = make
-        self.legacy = make == "legacy2016"
-        # As short as all makes may have it: a ttl of 5 s would leave our child no time to stop.
-        ttl_s = 6
-        candidates.lease_s = ttl_s
-        candidates.timing = (
-            f"--lease-duration={ttl_s}s",
-            f"--renew-deadline={ttl_s / 2:g}s",
-            f"--retry-period={ttl_s / 4:g}s",
-        )
-        if self.legacy:
-            candidates.hold_on("endpoints")
-        candidates.proxied(OURS, THEIRS)
-        self.rivals = Rivals(candidates)
-        candidates.make(OURS, f"--id={OURS}")
-        # After a loss it campaigns again in the same process, as the others do.
-        again = () if self.legacy else ("--again",)
-        self.rivals.make(THEIRS, make, *again)
-        self.transitions = [0]
 
-    def start(self) -> Tree:
-        """Start both, ours first."""
-        ours, theirs = self.pair
-        ours.start()
-        (tree,) = self.election.witness.wait_running(1, OURS, timeout_s=20)
-        theirs.start()
-        theirs.wait_event(f"leader is {OURS}")
-        return tree
+@pytest.mark.parametrize("other", [ClientGo, Legacy2016], ids=lambda other: other.name)
+def test_changes_between_leaderexec_and_another(
+    candidates: KubeCandidates, other: type[ClientGo | Legacy2016]
+) -> None:
+    """Each takes over from the other after a stop, a kill or a black hole, and ours never overlaps.
 
-    @property
-    def pair(self) -> tuple[Candidate, Candidate]:
-        """Ours and theirs."""
-        return self.election.by_name[OURS], self.election.by_name[THEIRS]
+    Each reads what the other wrote, and counts transitions on.
+    """
+    legacy = other is Legacy2016
+    candidates.timing, candidates.lease_s = (_LEGACY, 6.0) if legacy else (FAST, FAST_LEASE_S)
+    if legacy:
+        candidates.hold_on("endpoints")
+    candidates.proxied(OURS)
+    competitor = other(candidates)
+    ours, tree = candidates.start_leader(OURS, f"--id={OURS}")
+    theirs = competitor.start(THEIRS)
+    competitor.wait_standing(theirs)
+    transitions = [0]
 
-    def follow(self, tree: Tree) -> Tree:
-        """Wait until the other one leads, and compare what it wrote with what was read before."""
-        successor = self.election.witness.wait_successor(tree, timeout_s=_CHANGE_S)
-        assert successor.candidate != tree.candidate
-        holder, transitions = self.record()
-        assert holder == successor.candidate
-        self.transitions.append(transitions)
+    def follow(tree: Tree, by: Candidate) -> Tree:
+        """Wait until the other one leads, as the object says too."""
+        successor = candidates.witness.wait_successor(tree, timeout_s=_CHANGE_S)
+        assert successor.candidate == by.name
+        record = competitor.record
+        assert record["holderIdentity"] == by.name
+        transitions.append(record["leaderTransitions" if legacy else "leaseTransitions"])
         return successor
 
-    def record(self) -> tuple[str, int]:
-        """Return holder and transitions, as they stand in the object."""
-        if self.legacy:
-            record = json.loads(self.rivals.annotation)
-            return record["holderIdentity"], record["leaderTransitions"]
-        spec = self.election.spec
-        return spec["holderIdentity"], spec["leaseTransitions"]
+    def stand_by(candidate: Candidate, leader: Candidate) -> None:
+        """Start a candidate again, and wait until it has read that the other one leads."""
+        seen = len(candidate.events(f"leader is {leader.name}"))
+        candidate.start().wait_event(f"leader is {leader.name}", count=seen + 1, timeout_s=30)
 
-    def sees(self, name: str, leader: str, count: int) -> None:
-        """Wait until a candidate has read, so many times, that another leads."""
-        self.election.by_name[name].wait_event(f"leader is {leader}", count=count, timeout_s=30)
-
-    def judge(self) -> None:
-        """Fail if a child of ours ran beside another, and tell of peers that did."""
-        overlaps = self.election.witness.overlaps()
-        for overlap in overlaps:
-            print(f"{self.make}: its child outlived its lease by {overlap.overlap_ns / 1e9:.3f} s")
-        assert not [pair for pair in overlaps if pair.first.candidate == OURS], overlaps
-
-
-@pytest.fixture(params=["clientgo", "legacy2016"])
-def mixed(candidates: KubeCandidates, request: pytest.FixtureRequest) -> Mixed:
-    """Ours and one of another make, not started."""
-    return Mixed(candidates, request.param)
-
-
-def end_and_return(end: Callable[[Candidate], object]) -> Callable[[Mixed, Tree], Tree]:
-    """Make a change by ending the leader, which comes back as a standby."""
-
-    def change(mixed: Mixed, tree: Tree) -> Tree:
-        leader = mixed.election.leader(tree)
-        seen = len(leader.events(f"leader is {_other(tree)}"))
-        end(leader)
-        leader.wait()
-        successor = mixed.follow(tree)
-        leader.start()
-        mixed.sees(tree.candidate, successor.candidate, seen + 1)
-        return successor
-
-    return change
-
-
-def cut_off(mixed: Mixed, tree: Tree) -> Tree:
-    """Cut the leader off from the API server until the other leads."""
-    proxy = mixed.election.proxies[tree.candidate]
-    # The original has no timeout for a request: in a black hole it would hang, and its child live.
-    if mixed.legacy and tree.candidate == THEIRS:
-        _refuse(proxy)
-    else:
-        before = _swallowed(proxy)
-        proxy.black_hole()
-        wait_until(
-            lambda: _swallowed(proxy) > before,
-            timeout_s=30,
-            what=f"the black hole swallows something of {tree.candidate}",
-        )
-    successor = mixed.follow(tree)
+    proxy = candidates.proxies[OURS]
+    proxy.black_hole()
+    tree = follow(tree, by=theirs)
     proxy.pass_through()
-    wait_until(
-        lambda: _knows(mixed.election.by_name[tree.candidate], successor.candidate),
-        timeout_s=_CHANGE_S,
-        what=f"{tree.candidate} is back and has read who leads",
-    )
-    return successor
+    ours.wait_event(f"leader is {THEIRS}", timeout_s=_CHANGE_S)
+    _ask_to_stop(theirs)
+    tree = follow(tree, by=ours)
+    stand_by(theirs, ours)
+    _ask_to_stop(ours)
+    tree = follow(tree, by=theirs)
+    stand_by(ours, theirs)
+    theirs.kill()
+    follow(tree, by=ours)
 
-
-def _swallowed(proxy: Proxy) -> int:
-    """Return how many requests, and connections before they came to one, met a black hole."""
-    counters = proxy.counters()
-    return counters["black_holed"] + counters["connections_black_holed"]
-
-
-def _refuse(proxy: Proxy) -> None:
-    closed = proxy.counters()["connections_closed"]
-    proxy.refuse()
-    proxy.wait_counter("connections_closed", closed + 1)
-
-
-def _knows(candidate: Candidate, leader: str) -> bool:
-    told = [e["event"] for e in candidate.events() if str(e.get("event")).startswith("leader is ")]
-    return bool(told) and told[-1] == f"leader is {leader}"
-
-
-def _other(tree: Tree) -> str:
-    return THEIRS if tree.candidate == OURS else OURS
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "change",
-    [
-        end_and_return(lambda leader: leader.terminate()),
-        end_and_return(lambda leader: leader.kill()),
-        cut_off,
-    ],
-    ids=["signals", "kills", "black holes"],
-)
-def test_ten_changes_between_makes(mixed: Mixed, change: Callable[[Mixed, Tree], Tree]) -> None:
-    """Each change of leader is one between makes, each reads the other, and ours never overlaps."""
-    tree = mixed.start()
-    for _ in range(CHANGES):
-        tree = change(mixed, tree)
-    mixed.judge()
-    if mixed.legacy:
+    overlaps = candidates.witness.overlaps()
+    print(*(f"{other.name}'s child outlived its lease: {overlap}" for overlap in overlaps))
+    assert not [pair for pair in overlaps if pair.first.candidate == OURS], overlaps
+    if legacy:
         # Its renewals write 0 again, so what it hands on is 1 or 0, and ours is one more.
-        before, ours = mixed.transitions[1::2], mixed.transitions[2::2]
-        assert all(count - 1 in {0, known} for known, count in zip(before, ours, strict=True))
+        assert all(transitions[n + 1] - 1 in {0, transitions[n]} for n in (1, 3))
     else:
-        assert mixed.transitions == list(range(CHANGES + 1))
+        assert transitions == [0, 1, 2, 3, 4]

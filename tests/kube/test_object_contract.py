@@ -6,6 +6,7 @@ write leaves alone.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -14,18 +15,14 @@ from leaderexec.locks import kubeapi
 from leaderexec.locks.annotation import ConfigMapLock, EndpointsLock
 from leaderexec.locks.lease import LeaseLock
 from leaderexec.model import SECOND_US
-from tests.support.controlplane import service_account_user
 from tests.support.lock_contract import FIRST, SuccessorContract
-from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from leaderexec.locks.base import Lock
     from leaderexec.locks.kubeobject import KubernetesLock
     from tests.support.controlplane import ControlPlane
-
-_RBAC = "rbac.authorization.k8s.io"
 
 
 class ObjectContract(SuccessorContract):
@@ -36,67 +33,32 @@ class ObjectContract(SuccessorContract):
     increments = 5
 
     lock_class: ClassVar[type[KubernetesLock]]
-    api_group: ClassVar[str]
     resource: ClassVar[str]
     #: The path of all objects of the kind, up to the namespace.
     api: ClassVar[str]
 
     @pytest.fixture
     def path(self, namespace: str) -> str:
-        """The path of the object `x` in the test's namespace."""
         return f"{self.api}/namespaces/{namespace}/{self.resource}/x"
 
     @pytest.fixture
-    def lock_factory(self, control_plane: ControlPlane, namespace: str) -> Callable[[], Lock]:
+    def lock_factory(
+        self, control_plane: ControlPlane, namespace: str
+    ) -> Iterator[Callable[[], Lock]]:
         """Clients of the object `x` in the test's namespace, with the role that the lock names."""
         control_plane.service_account(namespace, "candidate")
-        self._grant(control_plane, namespace)
+        control_plane.grant(namespace, "candidate", "x", resource=self.resource)
         token = control_plane.token(namespace, "candidate")
         kubeconfig = control_plane.kubeconfig_for(token, namespace=namespace)
+        credentials = kubeapi.Credentials(in_cluster=False, kubeconfig=str(kubeconfig))
+        with contextlib.ExitStack() as clients:
 
-        def client() -> Lock:
-            credentials = kubeapi.Credentials(in_cluster=False, kubeconfig=str(kubeconfig))
-            return self.lock_class(kubeapi.Api(credentials), namespace, "x")
+            def client() -> Lock:
+                lock = self.lock_class(kubeapi.Api(credentials), namespace, "x")
+                clients.callback(lock.close)
+                return lock
 
-        return client
-
-    def _grant(self, plane: ControlPlane, namespace: str) -> None:
-        """Grant what the lock needs of its kind, and wait until the authorizer knows."""
-        named = ["get", "update", "watch"]
-        rule = {"apiGroups": [self.api_group], "resources": [self.resource]}
-        rules = [
-            {**rule, "verbs": ["create"]},
-            {**rule, "verbs": named, "resourceNames": ["x"]},
-        ]
-        binding = {
-            "metadata": {"name": "candidate"},
-            "roleRef": {"apiGroup": _RBAC, "kind": "Role", "name": "candidate"},
-            "subjects": [{"kind": "ServiceAccount", "name": "candidate", "namespace": namespace}],
-        }
-        base = f"/apis/{_RBAC}/v1/namespaces/{namespace}"
-        _created(plane, f"{base}/roles", {"metadata": {"name": "candidate"}, "rules": rules})
-        _created(plane, f"{base}/rolebindings", binding)
-
-        def allowed(verb: str) -> bool:
-            attributes = {
-                "namespace": namespace,
-                "group": self.api_group,
-                "resource": self.resource,
-                "verb": verb,
-                "name": "" if verb == "create" else "x",
-            }
-            spec = {
-                "user": service_account_user(namespace, "candidate"),
-                "resourceAttributes": attributes,
-            }
-            review = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-            return bool(_created(plane, review, {"spec": spec})["status"]["allowed"])
-
-        wait_until(
-            lambda: all(allowed(verb) for verb in ("create", *named)),
-            timeout_s=20,
-            what=f"the role for {self.resource} counts",
-        )
+            yield client
 
     @pytest.fixture
     def delete(self, control_plane: ControlPlane, path: str) -> Callable[[], None]:
@@ -126,12 +88,6 @@ class ObjectContract(SuccessorContract):
         assert lock.name_successor("b", named, self.timeout_s) == named
 
 
-def _created(plane: ControlPlane, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    status, answer = plane.request("POST", path, body)
-    assert status == 201, answer
-    return answer
-
-
 def without_bookkeeping(body: dict[str, Any]) -> dict[str, Any]:
     """Return an object without what the server changes with every write."""
     metadata = {
@@ -148,7 +104,6 @@ class TestLeaseLock(ObjectContract):
     """What every lock promises, by a Lease."""
 
     lock_class = LeaseLock
-    api_group = "coordination.k8s.io"
     resource = "leases"
     api = "/apis/coordination.k8s.io/v1"
 
@@ -158,7 +113,6 @@ class TestEndpointsLock(ObjectContract):
 
     precision_us = SECOND_US
     lock_class = EndpointsLock
-    api_group = ""
     resource = "endpoints"
     api = "/api/v1"
 
@@ -168,6 +122,5 @@ class TestConfigMapLock(ObjectContract):
 
     precision_us = SECOND_US
     lock_class = ConfigMapLock
-    api_group = ""
     resource = "configmaps"
     api = "/api/v1"

@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.candidate import in_pid_namespace, kill, parent_of
+from tests.support.candidate import LONG, in_pid_namespace, kill, parent_of
 
 if TYPE_CHECKING:
     from tests.support.kube_candidates import KubeCandidates
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace needs root")
-
-#: So long that nobody who takes the lock in time has waited for its end.
-LONG = ("--lease-duration=90s", "--renew-deadline=60s", "--retry-period=1s")
 
 
 @pytest.fixture
@@ -36,8 +33,7 @@ def test_a_restarted_container_takes_its_lease_back_at_once(
 ) -> None:
     """Killed with all that is in it, and started again in its slot, a container leads again."""
     candidates.timing = LONG
-    first = candidates.start("a", env=slot, wrapper=in_pid_namespace())
-    (tree,) = candidates.witness.wait_running(1, timeout_s=20)
+    first, tree = candidates.start_leader("a", env=slot, wrapper=in_pid_namespace())
     identity = f"server-0_leaderexec-{slot['POD_UID']}-server@{os.uname().nodename}"
     assert first.identity == identity
     spec = candidates.spec
@@ -48,11 +44,10 @@ def test_a_restarted_container_takes_its_lease_back_at_once(
     first.wait()
     assert not candidates.witness.running(), "PID 1 takes everything along"
     again = candidates.start("c", env=slot, wrapper=in_pid_namespace())
-    successor = candidates.witness.wait_successor(tree, timeout_s=30)
-    assert (successor.candidate, again.identity) == ("c", identity)
+    successor = candidates.assert_followed(tree, "c", timeout_s=30)  # half of the lease
+    assert again.identity == identity
     assert int(successor.run) > int(tree.run), "another leadership has another token"
     assert candidates.spec["leaseTransitions"] == spec["leaseTransitions"], "the holder is the same"
-    candidates.assert_exclusive()
 
 
 def test_a_second_instance_in_the_slot_never_takes_the_lease(
@@ -60,10 +55,8 @@ def test_a_second_instance_in_the_slot_never_takes_the_lease(
 ) -> None:
     """What `kubectl exec` starts has the slot's variables, and yet another identity."""
     candidates.timing = LONG
-    first = candidates.start("a", env=slot, wrapper=in_pid_namespace())
-    (tree,) = candidates.witness.wait_running(1, timeout_s=20)
-    root = first.guardian
-    inside = ["nsenter", f"--target={root}", "--pid", "--mount", "--"]
+    first, tree = candidates.start_leader("a", env=slot, wrapper=in_pid_namespace())
+    inside = ["nsenter", f"--target={first.guardian}", "--pid", "--mount", "--"]
     # Within the container, and in a PID namespace of its own, where it is process 1 as well.
     for name, wrapper in (("b", inside), ("c", [*inside, *in_pid_namespace()])):
         second = candidates.start(name, env=slot, wrapper=wrapper)
@@ -77,7 +70,6 @@ def test_a_second_instance_in_the_slot_never_takes_the_lease(
 def test_without_pid_1_there_is_no_slot(candidates: KubeCandidates, slot: dict[str, str]) -> None:
     """Behind a shell, or with a shared PID namespace, a restart proves nothing of the old child."""
     script = f'exec {shlex.join(in_pid_namespace())} sh -c \'"$@"; exit $?\' sh "$@"'
-    candidate = candidates.start("a", env=slot, wrapper=["sh", "-c", script, "sh"])
-    candidates.witness.wait_running(1, timeout_s=20)
+    candidate, _ = candidates.start_leader("a", env=slot, wrapper=["sh", "-c", script, "sh"])
     assert slot["POD_UID"] not in candidate.identity
     assert parent_of(candidate.guardian) > 0

@@ -1,4 +1,4 @@
-"""The fault matrix: faults down, contestants across; a cell is an election and a real fault.
+"""The fault matrix: faults down, competitors across; a cell is an election and a real fault.
 
 `python -m tests.matrix` plays it (`make matrix`); see `runner` for what it accepts and returns.
 """

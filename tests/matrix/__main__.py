@@ -1,4 +1,4 @@
-"""`python -m tests.matrix`: play the fault matrix and write it down."""
+"""`python -m tests.matrix`: play the fault matrix, and say what came of it."""
 
 from __future__ import annotations
 
@@ -7,24 +7,15 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from tests.benchmarks.record import surroundings
+from tests.benchmarks.harness import surroundings
 from tests.matrix import report
-from tests.matrix.contestants import MAKES
 from tests.matrix.faults import FAULTS
-from tests.matrix.model import CONTESTANTS
-from tests.matrix.runner import (
-    ROOT,
-    Match,
-    Results,
-    count,
-    plan,
-    plan_quick,
-    sources,
-    verdict,
-)
+from tests.matrix.runner import ROOT, Match, Results, plan, plan_quick, verdict
+from tests.support.competitors import COMPETITORS, OURS
 from tests.support.controlplane import ControlPlane
 
 if TYPE_CHECKING:
@@ -35,25 +26,29 @@ if TYPE_CHECKING:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
     parser.add_argument("-k", action="append", metavar="WORD", help="faults whose name has it")
-    parser.add_argument("--makes", default=",".join(CONTESTANTS), help="contestants (%(default)s)")
+    parser.add_argument("--competitors", default=",".join(COMPETITORS), help="(%(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="of ours, brisk (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="the subset of CI")
+    parser.add_argument("--quick", action="store_true", help="the subset of the kube lane")
     parser.add_argument("--jobs", type=int, default=3 * (os.cpu_count() or 1))
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "matrix")
     parser.add_argument("--fresh", action="store_true", help="play what was played before too")
-    parser.add_argument("--record", type=Path, metavar="DIR", help="write the table there too")
+    parser.add_argument("--record", action="store_true", help="keep the verdicts in the tree")
     parser.add_argument("--list", action="store_true", help="print the faults and end")
     return parser
 
 
+def _outcome(entry: Entry, cell: Cell) -> str:
+    if cell.invalid or cell.broken:
+        return "invalid" if cell.invalid else "BROKEN"
+    return "held" if entry.competitor == OURS else "played"
+
+
 def _tell(entry: Entry, cell: Cell) -> None:
-    word = "invalid" if cell.invalid else "BROKEN" if cell.broken else "held"
-    if entry.contestant != CONTESTANTS[0] and not cell.invalid:
-        word = "played"
     gap = "-" if cell.gap_s is None else f"{cell.gap_s:.2f} s"
     print(
-        f"{time.strftime('%H:%M:%S')} {word:8} {entry.name}: overlap {cell.overlap_s:.2f} s,"
-        f" gap {gap}, took {cell.took_s:.0f} s {cell.invalid or '; '.join(cell.broken)}".rstrip(),
+        f"{time.strftime('%H:%M:%S')} {_outcome(entry, cell):8} {entry.name}:"
+        f" overlap {cell.overlap_s:.2f} s, gap {gap}, took {cell.took_s:.0f} s"
+        f" {cell.invalid or '; '.join(cell.broken)}".rstrip(),
         flush=True,
     )
 
@@ -64,34 +59,33 @@ def _leave(*_: object) -> NoReturn:
 
 def main() -> int:
     """Play the matrix as the command line says; 0 when every promise held."""
-    options = _parser().parse_args()
-    faults = [
-        fault for fault in FAULTS if not options.k or any(word in fault.name for word in options.k)
-    ]
+    parser = _parser()
+    options = parser.parse_args()
+    words = options.k or [""]
+    faults = [fault for fault in FAULTS if any(word in fault.name for word in words)]
     if options.list:
         for fault in faults:
             print(f"{fault.kind.value:9} {fault.group:20} {fault.name}: {fault.about}")
         return 0
-    makes = [make for make in options.makes.split(",") if make in MAKES]
-    entries = plan_quick(faults) if options.quick else plan(faults, runs=options.runs, makes=makes)
-    digest = sources()
-    results = Results(options.results, digest, fresh=options.fresh)
+    names = options.competitors.split(",")
+    if options.record and (options.k or options.quick or set(names) != set(COMPETITORS)):
+        parser.error("--record keeps the whole matrix, and not a part")
+    entries = plan(faults, runs=options.runs, competitors=names)
+    if options.quick:
+        entries = plan_quick(faults)
+    results = Results(options.results, fresh=options.fresh)
     signal.signal(signal.SIGTERM, _leave)
     began_s = time.monotonic()
     with ControlPlane() as plane:
         cells = Match(plane, results, jobs=options.jobs, tell=_tell).play(entries)
-        around = surroundings(plane)
+        around = surroundings(plane, load=False)
     wrong = verdict(cells)
-    table = report.summary(faults, cells, digest, around)
-    report.write(table, options.results)
-    if options.record:
-        report.write(table, options.record)
+    (options.results / "matrix.md").write_text(report.page(report.rows_of(cells)))
+    if options.record and not any(cell.invalid for cell in cells.values()):
+        report.record(cells, around)
     print(*wrong, sep="\n")
-    told = count(cells)
-    print(
-        f"{len(cells)} cells in {time.monotonic() - began_s:.0f} s:"
-        f" {told['held']} held, {told['broken']} broken, {told['invalid']} invalid"
-    )
+    counts = Counter(_outcome(entry, cell) for entry, cell in cells.items())
+    print(f"{len(cells)} cells in {time.monotonic() - began_s:.0f} s: {dict(counts)}")
     return 1 if wrong else 0
 
 

@@ -1,7 +1,7 @@
 """What a fault matrix is made of: faults, timings, and the cells that come of playing them.
 
 Owns: the words of the matrix, and the judgement of a cell (`judge`), which is a pure function of
-what was measured. Must not know: how a fault is played, what a contestant is.
+what was measured. Must not know: how a fault is played, what a competitor is.
 
 Three kinds of fault: a *promise* that leaderexec makes is broken by any overlap and by whatever
 else it says that must come of the fault; a *bound* allows an overlap of a stated length; what is
@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.support.competitors import AWAIT_ELECTION, CLIENT_GO, ETCDCTL, OURS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.matrix.scenario import Scenario
 
-#: The contestant that makes the promises, and those beside which it makes them.
-OURS: Final = "leaderexec"
-CLIENT_GO: Final = "client-go"
-AWAIT_ELECTION: Final = "k8s-await-election"
-ETCDCTL: Final = "etcdctl lock"
-CONTESTANTS: Final = (OURS, AWAIT_ELECTION, CLIENT_GO, ETCDCTL)
+#: Competitors that a fault can fit: all, those that can be PID 1, and two.
+EVERYBODY: Final = (OURS, AWAIT_ELECTION, CLIENT_GO, ETCDCTL)
+WRAPPED: Final = (OURS, AWAIT_ELECTION, ETCDCTL)
+WITH_CLIENT_GO: Final = (OURS, CLIENT_GO)
 
 #: A witness that may have missed more than this proves nothing.
 COARSEST_S: Final = 1.0
@@ -63,7 +63,7 @@ class Timing:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The flags of leaderexec and of the client-go rival."""
+        """The flags of leaderexec and of client-go's elector."""
         return (
             f"--lease-duration={self.lease_s}s",
             f"--renew-deadline={self.renew_s}s",
@@ -79,12 +79,12 @@ DEFAULT: Final = Timing(15, 10, 2)
 class Fault:
     """One row of the matrix.
 
-    `play` starts candidates, inflicts the fault and proves it, all through a `Scenario`. `makes`
-    are the contestants that it fits. `alone` faults disturb the whole machine or, and then all
-    contestants play them `together`, the whole control plane. `quick` ones belong to the subset
-    that CI plays. `overlap_s` is what a bound allows, for each timing; `gap_leases` bounds how long
-    nobody may run, in lease durations, counted from the first tree's end, or from the end of a
-    fault that keeps everybody from leading (`Scenario.mended`).
+    `play` starts candidates, inflicts the fault and proves it, all through a `Scenario`.
+    `competitors` are those that it fits. `alone` faults disturb the whole machine, those with their
+    `own_plane` a control plane. `quick` ones belong to the subset of the kube lane.
+    `overlap_s` is what a bound allows, for each timing; `gap_leases` bounds how long nobody may
+    run, in lease durations, counted from the first tree's end, or from the end of a fault that
+    keeps everybody from leading (`Scenario.mended`).
     """
 
     name: str
@@ -93,9 +93,9 @@ class Fault:
     play: Callable[[Scenario], None] = field(repr=False)
     kind: Kind = Kind.PROMISE
     after: After = After.SUCCESSOR
-    makes: tuple[str, ...] = (OURS, AWAIT_ELECTION, CLIENT_GO)
+    competitors: tuple[str, ...] = (OURS, AWAIT_ELECTION, CLIENT_GO)
     alone: bool = False
-    together: bool = False
+    own_plane: bool = False
     quick: bool = False
     overlap_s: Callable[[Timing], float] = field(default=lambda _: 0.0, repr=False)
     gap_leases: float = 2.5
@@ -103,7 +103,7 @@ class Fault:
 
 @dataclass(slots=True)
 class Cell:
-    """What came of one fault, played by one contestant.
+    """What came of one fault, played by one competitor.
 
     `broken` are the promises that were broken, `invalid` says why the cell proves nothing.
     `overlap_s` is the longest time for which two trees ran, `overlap_open` whether they still did
@@ -113,7 +113,7 @@ class Cell:
     """
 
     fault: str
-    contestant: str
+    competitor: str
     timing: str
     run: int
     invalid: str = ""
@@ -148,7 +148,7 @@ def judge(fault: Fault, timing: Timing, cell: Cell) -> None:
         cell.invalid = "no fault was proved to have taken effect"
     elif cell.resolution_s > COARSEST_S:
         cell.invalid = f"the witness may have missed {cell.resolution_s:.2f} s"
-    if cell.invalid or cell.contestant != OURS or fault.kind is Kind.REPORTED:
+    if cell.invalid or cell.competitor != OURS or fault.kind is Kind.REPORTED:
         return
     allowed_s = fault.overlap_s(timing) if fault.kind is Kind.BOUND else 0.0
     if cell.overlap_s > allowed_s or (cell.overlap_open and not allowed_s):

@@ -1,125 +1,118 @@
-"""The matrix as a table: JSON of record, Markdown, and a picture.
+"""The matrix as a record and as a page: what was found in each cell, and no figure of one run.
 
-Owns: what of the cells is kept for good, and how it is shown. Pure but for `write`.
+Owns: `tests/measured/matrix.json`, which changes only with a verdict: how often a fault was played
+by a competitor, how often a promise was broken, whether its child was kept, and for how long two
+children ran at most, in coarse steps. `tests/measured/matrix.md` is made of it and of the rows.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.matrix.contestants import versions
-from tests.matrix.model import CONTESTANTS, DEFAULT, OURS, Kind
-from tests.support.pictures import draw_matrix
+from tests.matrix.faults import FAULTS
+from tests.matrix.model import Kind
+from tests.measured import DIRECTORY, table
+from tests.support.competitors import COMPETITORS, OURS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from tests.matrix.model import Cell, Fault
     from tests.matrix.runner import Entry
 
-JSON_NAME: Final = "matrix.json"
-MARKDOWN_NAME: Final = "matrix.md"
-SVG_NAME: Final = "matrix.svg"
+    Rows = dict[str, dict[str, dict[str, Any]]]
 
-#: What of a cell is kept for good.
-_KEPT: Final = (
-    "timing", "run", "invalid", "broken", "kept", "overlap_s", "overlap_open", "gap_s", "stop_s",
-    "spare_s", "resolution_s",
-)  # fmt: skip
+_RECORD: Final = DIRECTORY / "matrix.json"
+#: The steps of an overlap, in seconds.
+_STEPS: Final = ((0.0, ""), (1, "1 s or less"), (5, "1 to 5 s"), (15, "5 to 15 s"))
+_BEYOND: Final = "more than 15 s"
+LADDER: Final = (*(words for _, words in _STEPS), _BEYOND)
 
 
-def summary(
-    faults: Sequence[Fault],
-    cells: Mapping[Entry, Cell],
-    sources: str,
-    around: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return what is kept of a run: for each fault and contestant, its cells."""
-    rows = []
-    for fault in faults:
-        played: dict[str, list[dict[str, Any]]] = {}
-        for entry, cell in cells.items():
-            if entry.fault is fault:
-                kept = {key: getattr(cell, key) for key in _KEPT}
-                played.setdefault(entry.contestant, []).append(_rounded(kept))
-        if played:
-            rows.append(
-                {
-                    "name": fault.name,
-                    "group": fault.group,
-                    "about": fault.about,
-                    "kind": fault.kind.value,
-                    "after": fault.after.value,
-                    "cells": played,
-                }
-            )
-    made = {make for row in rows for make in row["cells"]}
-    return {
-        "sources": sources,
-        "surroundings": dict(around),
-        "versions": {make: text for make, text in versions().items() if make in made},
-        "faults": rows,
-    }
+def step_of(overlap_s: float) -> str:
+    """Say how long an overlap was, empty for none."""
+    return next((words for most_s, words in _STEPS if overlap_s <= most_s), _BEYOND)
 
 
-def _rounded(cell: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: round(value, 3) if isinstance(value, float) else value for key, value in cell.items()
-    }
+def rows_of(cells: Mapping[Entry, Cell]) -> Rows:
+    """Return what is kept of the cells, by fault and competitor."""
+    rows: Rows = {}
+    for entry, cell in cells.items():
+        row = rows.setdefault(entry.fault.name, {}).setdefault(
+            entry.competitor, {"plays": 0, "broken": 0, "kept": True, "overlap": ""}
+        )
+        row["plays"] += 1
+        row["broken"] += bool(cell.broken)
+        row["kept"] = row["kept"] and cell.kept
+        row["overlap"] = max(row["overlap"], step_of(cell.overlap_s), key=LADDER.index)
+    return rows
 
 
-def write(table: Mapping[str, Any], directory: Path) -> None:
-    """Write the table as JSON, as Markdown, and as a picture."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / JSON_NAME).write_text(json.dumps(table, indent=1) + "\n")
-    (directory / MARKDOWN_NAME).write_text(markdown(table) + "\n")
-    (directory / SVG_NAME).write_bytes(draw_matrix(table))
+def load() -> dict[str, Any]:
+    """Return the record: where it was made, and the rows."""
+    found: dict[str, Any] = json.loads(_RECORD.read_text())
+    return found
 
 
-def markdown(table: Mapping[str, Any]) -> str:
-    """Return the table: faults down, contestants across."""
-    rows = table["faults"]
-    makes = [make for make in CONTESTANTS if any(make in row["cells"] for row in rows)]
+def record(cells: Mapping[Entry, Cell], around: str) -> None:
+    """Keep the verdicts of a whole run in the tree, unless they are those that are kept."""
+    rows = rows_of(cells)
+    if load()["faults"] != rows:
+        lines = (f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
+        faults = ",\n".join(lines)
+        _RECORD.write_text(
+            f'{{\n "surroundings": {json.dumps(around)},\n "faults": {{\n{faults}\n }}\n}}\n'
+        )
+
+
+def page(rows: Rows) -> str:
+    """Return the whole table: faults down, competitors across."""
     lines = [
-        "| | | " + " | ".join(makes) + " |",
-        "| --- | --- | " + " | ".join("---" for _ in makes) + " |",
+        (
+            f"**{fault.name}**: {fault.about}",
+            fault.kind.value,
+            *(_told(fault, name, rows[fault.name].get(name)) for name in COMPETITORS),
+        )
+        for fault in FAULTS
+        if fault.name in rows
     ]
-    lines += [
-        f"| **{row['name']}**: {row['about']} | {row['kind']} | "
-        + " | ".join(cell_text(make, row["cells"].get(make, ()), row["kind"]) for make in makes)
-        + " |"
-        for row in rows
-    ]
-    return "\n".join(lines)
+    return table(("", "", *COMPETITORS), lines) + "\n"
 
 
-def cell_text(make: str, cells: Iterable[Mapping[str, Any]], kind: str) -> str:
-    """Say how a contestant came out of a fault of this kind."""
-    cells = list(cells)
-    if not cells:
+def _told(fault: Fault, name: str, cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
         return ""
-    valid = [cell for cell in cells if not cell["invalid"]]
-    if not valid:
-        return "invalid"
-    words = []
-    judged = make == OURS and kind != Kind.REPORTED.value
-    if judged:
-        held = sum(not cell["broken"] for cell in valid)
-        words.append(f"{held} of {len(cells)} held")
-    overlap_s = max(cell["overlap_s"] for cell in valid)
-    if overlap_s:
-        more = any(cell["overlap_open"] for cell in valid)
-        words.append(f"**two children for {overlap_s:.1f} s{' and more' if more else ''}**")
-    elif not judged:
-        words.append("no overlap")
-    if all(cell["kept"] for cell in valid):
-        words.append("same child")
-    # Ours is played with other durations too, which would not compare with the others.
-    compared = [cell for cell in valid if cell["timing"] == DEFAULT.name] or valid
-    gaps_s = [cell["gap_s"] for cell in compared if cell["gap_s"] is not None]
-    if gaps_s:
-        words.append(f"nobody for {statistics.median(gaps_s):.2g} s")
+    words = [f"**two children for {cell['overlap']}**" if cell["overlap"] else "one child"]
+    if cell["kept"]:
+        words = ["the same child"]
+    if name == OURS and fault.kind is not Kind.REPORTED:
+        words.append(f"{cell['broken']} of {cell['plays']} broken" if cell["broken"] else "held")
     return ", ".join(words)
+
+
+def summary() -> str:
+    """Tell in how many faults each competitor had two children at once, as recorded."""
+    rows: Rows = load()["faults"]
+    lines = []
+    for promised in (True, False):
+        names = [f.name for f in FAULTS if (f.kind is Kind.PROMISE) is promised]
+        overlaps = [
+            [rows[name][competitor]["overlap"] for name in names if competitor in rows[name]]
+            for competitor in COMPETITORS
+        ]
+        what = "one child at most is promised" if promised else "a bound is promised, or nothing"
+        twice = (str(sum(map(bool, each))) for each in overlaps)
+        longest = (max(each, key=LADDER.index) or "-" for each in overlaps)
+        lines += [
+            (f"faults of which {what}", *(str(len(each)) for each in overlaps)),
+            ("of these, with two children at once", *twice),
+            ("the longest", *longest),
+        ]
+    ours = [row[OURS] for row in rows.values()]
+    return (
+        f"{table(('', *COMPETITORS), lines)}\n\n"
+        f"{len(rows)} faults; {OURS} played {sum(cell['plays'] for cell in ours)} times, "
+        f"{sum(cell['broken'] for cell in ours)} promises broken.\n"
+        f"`make matrix` on {load()['surroundings']}."
+    )

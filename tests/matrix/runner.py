@@ -1,16 +1,13 @@
 """Plays the matrix: which cells there are, when each is played, and what all of them say together.
 
 Owns: the plan, the processes in which cells are played (each forked from here, so that one that
-hangs or dies takes nobody along), the results on disk, and the servers of the control plane, which
-all cells share. Independent cells are played at once, each in a namespace of its own; a fault
-that disturbs the control plane is played alone, by all its contestants together, and what it asks
-for is done when the last of them has come to that point. Who is played alone begins when what the
-last one left is reaped.
+hangs or dies takes nobody along), and the results on disk. Cells share a control plane, each with a
+namespace of its own, unless their fault disturbs that, and are played at once, unless it disturbs
+the machine.
 
 What was played is kept: a second run plays only what is missing, was invalid, or was played by
 other sources. A run has failed when leaderexec broke a promise, when a cell is invalid, and when
-the client-go rival did not overlap while it was stopped: then the rig cannot see what it is there
-to see.
+client-go's elector did not overlap while it was stopped: then nothing can be seen here.
 """
 
 from __future__ import annotations
@@ -24,67 +21,37 @@ import signal
 import tempfile
 import time
 import traceback
-from collections import Counter
 from dataclasses import asdict, dataclass
 from multiprocessing import connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import psutil
 
-from tests.matrix.model import BRISK, CLIENT_GO, DEFAULT, OURS, Cell, Fault, Timing, judge
+from tests.matrix.model import BRISK, DEFAULT, Cell, Fault, Timing, judge
 from tests.matrix.scenario import Invalid, Scenario
 from tests.support import wait
+from tests.support.competitors import CLIENT_GO, OURS
+from tests.support.controlplane import ControlPlane
 from tests.support.kube_candidates import KubeCandidates
-from tests.support.witness import Witness, now_ns
+from tests.support.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from tests.support.controlplane import ControlPlane
+    from contextlib import AbstractContextManager
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-#: The fault in which a wrapper is stopped: without an overlap of the rival the rig is broken.
-RIG_CHECK: Final = "wrapper stopped"
+#: The fault in which a wrapper is stopped: unless client-go's overlaps, overlaps cannot be seen.
+SIGHT_CHECK: Final = "wrapper stopped"
 
 _CELL_TIMEOUT_S: Final = 420
 _CLEAN_UP_S: Final = 30
-#: How long a machine may take to reap what a peer left, and how many processes are no matter.
+#: How long a machine may take to reap what a cell left, and how many processes are no matter.
 _SETTLE_S: Final = 180
 _FEW: Final = 200
 #: Many cells wait for leases at once: they must not spend the processor on looking.
 _POLL_S: Final = 0.03
-
-#: What a fault may ask to have done to the control plane; each returns what proves it.
-SERVER_ORDERS: Final[dict[str, Callable[[ControlPlane], str]]] = {
-    "stop kube-apiserver": lambda plane: _gone(plane.stop_apiserver, plane.apiserver),
-    "start kube-apiserver": lambda plane: _serves(plane.start_apiserver, plane),
-    "pause kube-apiserver": lambda plane: _done(plane.pause_apiserver, "state T"),
-    "resume kube-apiserver": lambda plane: _serves(plane.resume_apiserver, plane),
-    "stop etcd": lambda plane: _gone(plane.stop_etcd, plane.etcd),
-    "start etcd": lambda plane: _serves(plane.start_etcd, plane),
-    "pause etcd": lambda plane: _done(plane.etcd.pause, "state T"),
-    "resume etcd": lambda plane: _serves(plane.etcd.resume, plane),
-}
-
-
-def _done(act: Callable[[], None], proof: str) -> str:
-    act()
-    return proof
-
-
-def _gone(act: Callable[[], None], server: Any) -> str:
-    act()
-    if server.running:
-        raise Invalid("it still runs")
-    return "no process"
-
-
-def _serves(act: Callable[[], None], plane: ControlPlane) -> str:
-    act()
-    plane.ensure_ready()
-    return "ready"
 
 
 # --- the plan ---------------------------------------------------------------------------------
@@ -95,45 +62,45 @@ class Entry:
     """A cell that is to be played."""
 
     fault: Fault
-    contestant: str
+    competitor: str
     timing: Timing
-    run: int
+    run: int = 1
 
     @property
     def name(self) -> str:
-        """What it is called on disk and in what is printed."""
-        return f"{self.fault.name}, {self.contestant}, {self.timing.name}, {self.run}"
+        """What it is called in what is printed."""
+        return f"{self.fault.name}, {self.competitor}, {self.timing.name}, {self.run}"
 
-    @property
-    def file(self) -> str:
-        """The name of its result's file."""
-        return "".join(c if c.isalnum() else "-" for c in self.name) + ".json"
+    def cell(self, invalid: str = "") -> Cell:
+        """Return a cell of which nothing is known yet, or why it proves nothing."""
+        return Cell(self.fault.name, self.competitor, self.timing.name, self.run, invalid)
 
 
-def plan(faults: Iterable[Fault], *, runs: int, makes: Sequence[str]) -> list[Entry]:
+def plan(faults: Iterable[Fault], *, runs: int, competitors: Sequence[str]) -> list[Entry]:
     """Return every cell: ours so many times with the brisk timing, all once with the default."""
     entries = []
     for fault in faults:
-        fitting = [make for make in fault.makes if make in makes]
+        fitting = [name for name in fault.competitors if name in competitors]
         if OURS in fitting:
             entries += [Entry(fault, OURS, BRISK, run) for run in range(1, runs + 1)]
-        entries += [Entry(fault, make, DEFAULT, 1) for make in fitting]
+        entries += [Entry(fault, name, DEFAULT) for name in fitting]
     return entries
 
 
-def plan_quick(faults: Sequence[Fault]) -> list[Entry]:
-    """Return the subset that CI plays: ours once, brisk, and the rival that must overlap."""
-    entries = [
-        Entry(fault, OURS, BRISK, 1) for fault in faults if fault.quick and OURS in fault.makes
+def plan_quick(faults: Iterable[Fault]) -> list[Entry]:
+    """Return the subset that the kube lane plays: ours once, brisk, and the check of the sight."""
+    return [
+        Entry(fault, name, BRISK)
+        for fault in faults
+        if fault.quick
+        for name in ((OURS, CLIENT_GO) if fault.name == SIGHT_CHECK else (OURS,))
     ]
-    rig = [fault for fault in faults if fault.name == RIG_CHECK]
-    return [*entries, *(Entry(fault, CLIENT_GO, BRISK, 1) for fault in rig)]
 
 
 def sources() -> str:
     """Return a digest of all that a result depends on: what is tested, and what tests it."""
     digest = hashlib.sha256()
-    for folder in ("leaderexec", "tests/matrix", "tests/support", "tests/rivals", "tests/peers"):
+    for folder in ("leaderexec", "tests/matrix", "tests/support", "tests/competitors"):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in {".py", ".go", ".mod", ".sum"}:
                 content = path.read_bytes()
@@ -141,58 +108,59 @@ def sources() -> str:
     return digest.hexdigest()
 
 
-# --- results ----------------------------------------------------------------------------------
-
-
 class Results:
-    """What was played, a file for each cell, in a directory; nothing is found in it if `fresh`."""
+    """What was played, a file for each cell, in a directory."""
 
-    def __init__(self, directory: Path, sources_digest: str, *, fresh: bool = False) -> None:
+    def __init__(self, directory: Path, *, fresh: bool = False) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.directory = directory
-        self._sources = sources_digest
+        self._directory = directory
+        self._sources = sources()
         self._fresh = fresh
 
     def find(self, entry: Entry) -> Cell | None:
-        """Return a cell that was played by these sources and is valid, None if there is none."""
-        if self._fresh:
-            return None
-        try:
-            found = json.loads((self.directory / entry.file).read_text())
-        except (OSError, ValueError):
-            return None
-        if found.pop("sources", None) != self._sources:
-            return None
-        cell = Cell(**found)
-        return None if cell.invalid else cell
+        """Return a cell that these sources have played and that is valid, None if there is none."""
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(self._path(entry).read_text())
+            if not self._fresh and found.pop("sources") == self._sources and not found["invalid"]:
+                return Cell(**found)
+        return None
 
     def keep(self, entry: Entry, cell: Cell) -> None:
         """Write a cell down, in one step."""
-        part = self.directory / f"{entry.file}.part"
+        part = self._path(entry).with_suffix(".part")
         part.write_text(json.dumps({**asdict(cell), "sources": self._sources}, indent=1))
-        part.replace(self.directory / entry.file)
+        part.replace(self._path(entry))
+
+    def _path(self, entry: Entry) -> Path:
+        name = "".join(c if c.isalnum() else "-" for c in entry.name)
+        return self._directory / f"{name}.json"
 
 
 # --- one cell, in a process of its own --------------------------------------------------------
 
 
-def play(
-    entry: Entry, plane: ControlPlane, directory: Path, link: connection.Connection | None
-) -> Cell:
-    """Play one cell and judge it."""
+def _plane_for(entry: Entry, plane: ControlPlane) -> AbstractContextManager[ControlPlane]:
+    if entry.fault.own_plane:
+        return ControlPlane(plane.binaries)
+    return contextlib.nullcontext(plane)
+
+
+def play(entry: Entry, plane: ControlPlane, directory: Path) -> Cell:
+    """Play one cell, on a control plane of its own if its fault disturbs that, and judge it."""
     started_s = time.monotonic()
-    cell = Cell(entry.fault.name, entry.contestant, entry.timing.name, entry.run)
+    cell = entry.cell()
     try:
         with (
+            _plane_for(entry, plane) as own,
             Witness() as witness,
-            KubeCandidates(witness, directory, plane, plane.create_namespace()) as candidates,
+            KubeCandidates(witness, directory, own, own.create_namespace()) as candidates,
         ):
-            scenario = Scenario(entry.contestant, entry.fault, entry.timing, candidates, link)
+            scenario = Scenario(entry.competitor, entry.fault, entry.timing, candidates)
             entry.fault.play(scenario)
             scenario.read(cell)
     except Invalid as reason:
         cell.invalid = str(reason)
-    except Exception as error:  # noqa: BLE001 - whatever the rig did, the cell proves nothing
+    except Exception as error:  # noqa: BLE001 - whatever went wrong here, the cell proves nothing
         cell.invalid = f"{type(error).__name__}: {error}"
         cell.facts["traceback"] = traceback.format_exc()
     cell.took_s = round(time.monotonic() - started_s, 1)
@@ -207,13 +175,10 @@ def _be_a_cell(
     signal.signal(signal.SIGINT, _do_nothing)  # a terminal sends it to cells and parent alike
     signal.signal(signal.SIGTERM, _leave)
     wait.POLL_S = _POLL_S
-    code = 1
     try:
-        # Only who is played alone may have something done to what all share.
-        link.send(play(entry, plane, directory, link if entry.fault.alone else None))
-        code = 0
+        link.send(play(entry, plane, directory))
     finally:
-        os._exit(code)
+        os._exit(0)
 
 
 def _leave(*_: object) -> NoReturn:
@@ -228,26 +193,31 @@ def _do_nothing(*_: object) -> None:
 class _Played:
     """A cell that is being played, as the parent sees it."""
 
-    def __init__(self, entry: Entry, plane: ControlPlane, directory: Path) -> None:
+    def __init__(self, entry: Entry, plane: ControlPlane, scratch: str) -> None:
         self.entry = entry
-        self.order = ""  # what it waits for
         self.link, theirs = multiprocessing.Pipe()
-        self.until_s = time.monotonic() + _CELL_TIMEOUT_S
+        self._until_s = time.monotonic() + _CELL_TIMEOUT_S
+        directory = Path(tempfile.mkdtemp(dir=scratch))
+        directory.chmod(0o755)
         context = multiprocessing.get_context("fork")
         self.process = context.Process(target=_be_a_cell, args=(entry, plane, directory, theirs))
         self.process.start()
         theirs.close()
 
-    def invalid(self, reason: str) -> Cell:
-        """Return the cell as one that proves nothing."""
-        entry = self.entry
-        cell = Cell(entry.fault.name, entry.contestant, entry.timing.name, entry.run)
-        cell.invalid = reason
-        return cell
+    def cell(self) -> Cell | None:
+        """Return the cell if it is over, ended or not."""
+        if self.link.poll():
+            try:
+                cell: Cell = self.link.recv()
+            except EOFError:
+                return self.entry.cell("its process died")
+            return cell
+        late = time.monotonic() > self._until_s
+        return self.entry.cell(f"not over after {_CELL_TIMEOUT_S} s") if late else None
 
-    def end(self) -> None:
+    def end(self, clean_up_s: float = _CLEAN_UP_S) -> None:
         """End its process, and let it clean up first."""
-        self.process.join(_CLEAN_UP_S if self.process.exitcode is None and not self.order else 0)
+        self.process.join(clean_up_s)
         if self.process.is_alive():
             self.process.terminate()
             self.process.join(_CLEAN_UP_S)
@@ -274,24 +244,27 @@ class Match:
         self._results = results
         self._jobs = jobs
         self._tell = tell
-        self._processes_before = _processes()
+        self._processes_before = len(psutil.pids())
 
     def play(self, entries: Sequence[Entry]) -> dict[Entry, Cell]:
         """Play what is not yet played, and return all cells of the plan."""
         cells = {entry: cell for entry in entries if (cell := self._results.find(entry))}
-        missing = [entry for entry in entries if entry not in cells]
         # Long ones first, so that the last ones do not run alone. The runs of one row are kept
         # apart: together they would ask of the machine the same at the same moment.
-        independent = sorted(
-            (entry for entry in missing if not entry.fault.alone),
+        missing = sorted(
+            (entry for entry in entries if entry not in cells),
             key=lambda entry: (-entry.timing.lease_s, entry.run),
         )
-        for batch in [(independent, self._jobs), *_alone(missing)]:
-            for entry, cell in self._play_batch(*batch):
+        shared = [e for e in missing if not (e.fault.alone or e.fault.own_plane)]
+        own_plane = [e for e in missing if e.fault.own_plane]
+        alone = [e for e in missing if e.fault.alone]
+        at_once = (self._jobs, max(1, self._jobs // 2), 1)
+        for batch, jobs in zip((shared, own_plane, alone), at_once, strict=True):
+            for entry, cell in self._play_batch(batch, jobs):
                 self._results.keep(entry, cell)
                 self._tell(entry, cell)
                 cells[entry] = cell
-        return cells
+        return {entry: cells[entry] for entry in entries}
 
     def _play_batch(self, entries: Sequence[Entry], at_once: int) -> Iterator[tuple[Entry, Cell]]:
         pending = list(entries)
@@ -300,83 +273,31 @@ class Match:
             try:
                 while pending or playing:
                     while pending and len(playing) < at_once:
-                        directory = Path(tempfile.mkdtemp(dir=scratch))
-                        directory.chmod(0o755)
-                        playing.append(_Played(pending.pop(0), self._plane, directory))
-                    for played, cell in self._look(playing):
-                        playing.remove(played)
-                        played.end()
-                        yield played.entry, cell
-                    if not playing:
+                        playing.append(_Played(pending.pop(0), self._plane, scratch))
+                    connection.wait([played.link for played in playing], timeout=1.0)
+                    for played in list(playing):
+                        if cell := played.cell():
+                            playing.remove(played)
+                            played.end()
+                            yield played.entry, cell
+                    if at_once == 1 and not playing:
                         self._settle()
-                    self._obey(playing, everybody=at_once == 1 or not pending)
             finally:
                 for played in playing:
-                    played.process.terminate()
-                for played in playing:
-                    played.end()
-        # Cells that died on the way may have left a server as they had it made.
-        self._plane.ensure_ready()
+                    played.end(0)
 
     def _settle(self) -> None:
         """Wait until the machine has no more processes than it had, or nearly.
 
-        A peer's tree falls to an init that may be slower to reap than it was to fork, and until
-        then nothing can be started. Where it never ends, the next cell says so.
+        A competitor's tree falls to an init that may be slower to reap than it was to fork, and
+        until then nothing can be started. Where it never ends, the next cell says so.
         """
         with contextlib.suppress(AssertionError):
             wait.wait_until(
-                lambda: _processes() < self._processes_before + _FEW,
+                lambda: len(psutil.pids()) < self._processes_before + _FEW,
                 timeout_s=_SETTLE_S,
                 what="what a cell left is reaped",
             )
-
-    def _look(self, playing: Sequence[_Played]) -> Iterator[tuple[_Played, Cell]]:
-        """Wait for news, and yield the cells that are over."""
-        links = {played.link: played for played in playing if not played.order}
-        for ready in connection.wait(list(links), timeout=1.0):
-            assert isinstance(ready, connection.Connection)
-            played = links[ready]
-            try:
-                words = ready.recv()
-            except EOFError:
-                yield played, played.invalid("its process died")
-                continue
-            if isinstance(words, Cell):
-                yield played, words
-            else:
-                played.order = str(words)
-        for played in playing:
-            if time.monotonic() > played.until_s:
-                yield played, played.invalid(f"not over after {_CELL_TIMEOUT_S} s")
-
-    def _obey(self, playing: Sequence[_Played], *, everybody: bool) -> None:
-        """Do to the control plane what all that are being played wait for."""
-        orders = {played.order for played in playing}
-        if not playing or not everybody or "" in orders or len(orders) > 1:
-            return
-        (order,) = orders
-        began_ns = now_ns()
-        try:
-            answer: str | Exception = SERVER_ORDERS[order](self._plane)
-        except Exception as error:  # noqa: BLE001 - those who asked for it must hear of it
-            answer = error
-        for played in playing:
-            played.order = ""
-            with contextlib.suppress(OSError):
-                played.link.send((answer, began_ns))
-
-
-def _processes() -> int:
-    """Return how many processes the machine has, those included that nobody has reaped."""
-    return len(psutil.pids())
-
-
-def _alone(entries: Sequence[Entry]) -> Iterator[tuple[list[Entry], int]]:
-    """Yield the cells of each fault that is played alone, and how many of them at once."""
-    for fault in dict.fromkeys(e.fault for e in entries if e.fault.alone):
-        batch = [entry for entry in entries if entry.fault is fault]
-        yield batch, len(batch) if fault.together else 1
 
 
 def verdict(cells: dict[Entry, Cell]) -> list[str]:
@@ -385,20 +306,7 @@ def verdict(cells: dict[Entry, Cell]) -> list[str]:
     for entry, cell in cells.items():
         if cell.invalid:
             wrong.append(f"invalid: {entry.name}: {cell.invalid}")
+        elif not cell.overlap_s and (cell.fault, cell.competitor) == (SIGHT_CHECK, CLIENT_GO):
+            wrong.append("nothing can be seen: client-go's elector was stopped, without an overlap")
         wrong += [f"BROKEN: {entry.name}: {promise}" for promise in cell.broken]
-    rig = [
-        cell
-        for entry, cell in cells.items()
-        if entry.fault.name == RIG_CHECK and entry.contestant == CLIENT_GO
-    ]
-    if any(not cell.invalid and not cell.overlap_s for cell in rig):
-        wrong.append("the rig is broken: the client-go rival was stopped and did not overlap")
     return wrong
-
-
-def count(cells: dict[Entry, Cell]) -> Counter[str]:
-    """Count cells by how they came out."""
-    return Counter(
-        "invalid" if cell.invalid else "broken" if cell.broken else "held"
-        for cell in cells.values()
-    )

@@ -1,9 +1,9 @@
-"""The scenario of one cell: an election of one contestant, the fault that befalls it, what is read.
+"""The scenario of one cell: an election of one competitor, the fault that befalls it, what is read.
 
-Owns: starting candidates of the contestant's make, each behind a proxy of its own where it speaks
+Owns: starting the competitor's candidates, each behind a proxy of its own where it speaks
 to the API server; the proof that each fault took effect; and what is read when all is over. A wait
 here that finds nothing is no failure: how things came out is for `model.judge` to say, and a
-contestant may break what it never promised. Only a fault that cannot be proved raises (`Invalid`).
+competitor may break what it never promised. Only a fault that cannot be proved raises (`Invalid`).
 Must not know: which outcome is expected.
 
 The race it guards: a reading that is taken too early. After a fault the scenario waits until one
@@ -17,8 +17,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from tests.matrix.contestants import MAKES
-from tests.matrix.model import OURS, After, Cell, Kind
+from tests.matrix.model import After, Cell, Kind
 from tests.support.candidate import (
     Candidate,
     child_command,
@@ -27,17 +26,17 @@ from tests.support.candidate import (
     resume,
     state_of,
 )
+from tests.support.competitors import COMPETITORS, OURS
 from tests.support.wait import wait_until
 from tests.support.witness import now_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from multiprocessing.connection import Connection
     from pathlib import Path
     from typing import TypeVar
 
-    from tests.matrix.contestants import Contestant
     from tests.matrix.model import Fault, Timing
+    from tests.support.competitors import Competitor
     from tests.support.controlplane import ControlPlane
     from tests.support.kube_candidates import KubeCandidates
     from tests.support.proxy import Proxy
@@ -61,35 +60,34 @@ class Invalid(Exception):
 
 
 class How(TypedDict, total=False):
-    """How a candidate is started: what is not given is as for every other of the contestant.
+    """How a candidate is started: what is not given is as for every other of the election.
 
-    `child` are flags of its test child, `command` is what it runs instead of a test child, `make`
-    another contestant that it is of.
+    `child` are flags of its test child, `command` is what it runs instead of a test child,
+    `competitor` another one that it is of.
     """
 
     child: Sequence[str]
     command: Sequence[str]
     wrapper: Sequence[str]
     env: Mapping[str, str]
-    make: str
+    competitor: str
 
 
 class Scenario:
     """One election, as a fault sees it.
 
-    `make` names the contestant. `first` is the tree that ran before the fault, once there is one.
+    `competitor` is its name. `first` is the tree that ran before the fault, once there is one.
     `candidates`, `plane` and `witness` are there for what has no word here.
     """
 
     def __init__(
         self,
-        make: str,
+        competitor: str,
         fault: Fault,
         timing: Timing,
         candidates: KubeCandidates,
-        link: Connection | None,
     ) -> None:
-        self.make = make
+        self.competitor = competitor
         self.timing = timing
         self.candidates = candidates
         self.first: Tree | None = None
@@ -97,11 +95,10 @@ class Scenario:
         self.proofs: list[str] = []
         self.broken: list[str] = []
         self._fault = fault
-        self._link = link
         self._began_ns: int | None = None
         self._mended_ns = 0
-        self._contestants: dict[str, Contestant] = {}
-        self._made_by: dict[str, Contestant] = {}
+        self._competitors: dict[str, Competitor] = {}
+        self._made_by: dict[str, Competitor] = {}
         candidates.timing = timing.options
         candidates.lease_s = float(timing.lease_s)
 
@@ -124,8 +121,8 @@ class Scenario:
 
     @property
     def ours(self) -> bool:
-        """Whether the contestant is leaderexec."""
-        return self.make == OURS
+        """Whether the competitor is leaderexec."""
+        return self.competitor == OURS
 
     @property
     def tree(self) -> Tree:
@@ -146,22 +143,19 @@ class Scenario:
 
     def start(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
         """Start a candidate behind a proxy of its own."""
-        contestant = self._contestant(how.get("make", self.make))
-        self._made_by[name] = contestant
-        if contestant.proxied:
+        of = how.get("competitor", self.competitor)
+        if of not in self._competitors:
+            self._competitors[of] = COMPETITORS[of](self.candidates)
+        self._made_by[name] = competitor = self._competitors[of]
+        if competitor.proxied:
             self.candidates.proxied(name)
-        return contestant.start(
+        return competitor.start(
             name,
             *options,
             child=how.get("command") or child_command(*how.get("child", ())),
             wrapper=how.get("wrapper", ()),
             env=how.get("env"),
         )
-
-    def _contestant(self, make: str) -> Contestant:
-        if make not in self._contestants:
-            self._contestants[make] = MAKES[make](self.candidates)
-        return self._contestants[make]
 
     def leader(self, *options: str, name: str = "a", **how: Unpack[How]) -> Candidate:
         """Start a candidate and wait until its tree, which becomes `first`, is ready."""
@@ -182,9 +176,15 @@ class Scenario:
             raise Invalid(f"{name} does not stand by: {error}") from None
         return candidate
 
+    def pair(self, *options: str, **how: Unpack[How]) -> Candidate:
+        """Start a leader, `a`, and a standby, `b`, which is as every other; return the leader."""
+        leader = self.leader(*options, **how)
+        self.standby()
+        return leader
+
     def wrapper_of(self, candidate: Candidate) -> int:
-        """Return the pid of what wraps the child: leaderexec's guardian, a peer's only process."""
-        return self._made_by[candidate.name].wrapper_pid(candidate)
+        """Return the pid of what wraps the child: leaderexec's guardian, another's only process."""
+        return candidate.guardian
 
     def child_of(self, tree: Tree) -> int:
         """Return the pid of a tree's main process, as it is seen from here."""
@@ -253,20 +253,22 @@ class Scenario:
         self.network(name, lambda proxy: proxy.black_hole(), *BLACK_HOLED)
 
     def server(self, order: str) -> int:
-        """Have something done to a server of the control plane (see `runner.SERVER_ORDERS`).
+        """Do `start`, `stop`, `pause` or `resume` to a server of the cell's own control plane.
 
-        All cells that share it come to this point first, so that none is surprised. Return the
-        instant at which it was about to be done.
+        The order names it too: `stop etcd`. Return the instant at which it was about to be done.
         """
-        if self._link is None:
-            raise Invalid("this cell has nobody who would disturb the control plane for it")
-        self._link.send(order)
-        answer, at_ns = self._link.recv()
-        if isinstance(answer, Exception):
-            raise Invalid(f"{order}: {answer}")
-        self.proofs.append(f"{order}: {answer}")
-        self._began_ns = self._began_ns or at_ns
-        return int(at_ns)
+        assert self._fault.own_plane, "others would be surprised"
+        verb, _, name = order.partition(" ")
+        server = self.plane.etcd if name == "etcd" else self.plane.apiserver
+        at_ns = now_ns()
+        self.begin()
+        getattr(server, verb)()
+        if verb in {"start", "resume"}:
+            self.plane.ensure_ready()
+        elif verb == "stop" and server.running:
+            raise Invalid(f"{order}: it still runs")
+        self.proofs.append(order)
+        return at_ns
 
     # --- what comes of it
 

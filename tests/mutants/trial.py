@@ -30,7 +30,7 @@ from tests.mutants import cage
 from tests.mutants.edit import NotApplied, replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
 
     from tests.mutants.edit import Edit
 
@@ -69,7 +69,7 @@ class Mutant:
 
 
 class Verdict(Enum):
-    """What became of a mutant."""
+    """What became of a mutant, or of the control."""
 
     KILLED = "killed"
     SURVIVED = "survived"
@@ -77,6 +77,7 @@ class Verdict(Enum):
     TIMED_OUT = "timed out"
     SKIPPED = "skipped"
     NOT_APPLIED = "does not apply"
+    CONTROL = "control passes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,6 @@ class Case:
     why: str = ""
 
 
-class Interrupted(Exception):
-    """The runner is ending."""
-
-
 @dataclass
 class Bench:
     """Where trials take place: a copy of everything, and the runs that are under way."""
@@ -118,38 +115,6 @@ class Bench:
         self.pristine = self.directory / "pristine"
         copy(self.source, self.pristine)
 
-    def try_mutant(self, mutant: Mutant) -> Result:
-        """Apply a mutant to a tree of its own, run its tests there, and judge."""
-
-        def judged(tree: Path, code: int, cases: Sequence[Case]) -> Result:
-            result = judge(code, cases, len(mutant.tests))
-            if result.verdict is not Verdict.KILLED:
-                return result
-            for edit in mutant.edits:
-                if not was_imported(tree, edit.path):
-                    return Result(Verdict.ERRORED, f"nobody imported {edit.path}")
-            for log in tree.parent.glob("t/**/*.log"):
-                if found := _DEFECT.search(log.read_bytes()):
-                    return Result(Verdict.ERRORED, found[0].decode(errors="replace"))
-            return result
-
-        return self._trial(
-            mutant.tests, bound_s(mutant.tests), lambda tree: apply(mutant, tree), judged
-        )
-
-    def try_control(self, tests: Sequence[str]) -> Result:
-        """Run tests on what is not mutated: KILLED never, SURVIVED if all of them pass."""
-
-        def judged(_: Path, code: int, cases: Sequence[Case]) -> Result:
-            result = judge(code, cases, len(tests))
-            if result.verdict is Verdict.KILLED or any(case.end == "failed" for case in cases):
-                failed = [case.name for case in cases if case.end == "failed"]
-                return Result(Verdict.ERRORED, f"failed without a mutant: {', '.join(failed)}")
-            return result
-
-        bound = max(600.0, bound_s(tests)) + 30 * len(tests)
-        return self._trial(tests, bound, lambda _: None, judged)
-
     def close(self) -> None:
         """End all runs, and let no other begin."""
         with self._lock:
@@ -158,24 +123,25 @@ class Bench:
                 if run.stdin is not None:
                     run.stdin.close()
 
-    def _trial(
-        self,
-        tests: Sequence[str],
-        bound: float,
-        prepare: Callable[[Path], None],
-        judged: Callable[[Path, int, Sequence[Case]], Result],
-    ) -> Result:
+    def attempt(self, mutant: Mutant) -> Result:
+        """Apply a mutant to a tree of its own, run its tests there, and judge.
+
+        Without an edit it is the control: all of its tests must pass.
+        """
         started_s = time.monotonic()
         with self._lock:
             self._trials += 1
             place = self.directory / str(self._trials)  # short: messages cut long paths
-        tree, report, output = place / "tree", place / "report.xml", place / "output"
+        tree = place / "tree"
         copy(self.pristine, tree)
         try:
-            prepare(tree)
-            code = self._run(place, tests, bound)
-            result = judged(tree, code, read_report(report))
-            printed = output.read_text(errors="replace")
+            for path, text in mutated(mutant, tree).items():
+                (tree / "leaderexec" / path).write_text(text)
+            code = self._run(place, mutant.tests, bound_s(mutant))
+            result = judge(code, read_report(place / "report.xml"), mutant)
+            if result.verdict is Verdict.KILLED:
+                result = _doubted(result, mutant, place)
+            printed = (place / "output").read_text(errors="replace")
         except NotApplied as error:
             return Result(Verdict.NOT_APPLIED, str(error))
         finally:
@@ -190,7 +156,7 @@ class Bench:
         ]  # fmt: skip
         with (place / "output").open("wb") as output, self._lock:
             if self._closed:
-                raise Interrupted
+                raise InterruptedError
             run = subprocess.Popen(
                 [sys.executable, "-m", cage.__name__, str(bound), str(place / "tree"), *command],
                 cwd=ROOT,
@@ -201,27 +167,29 @@ class Bench:
                 start_new_session=True,
             )
             self._runs.add(run)
-        try:
-            code = run.wait()
-        finally:
-            with self._lock:
-                self._runs.discard(run)
-                if run.stdin is not None:
-                    run.stdin.close()
-        if self._closed:
-            raise Interrupted
+        code = run.wait()
+        with self._lock:
+            self._runs.discard(run)
+            if run.stdin is not None:
+                run.stdin.close()
         return code
+
+
+def _doubted(result: Result, mutant: Mutant, place: Path) -> Result:
+    """Take back a kill whose tests ran another module, or a process with a defect of its own."""
+    for edit in mutant.edits:
+        source = place / "tree" / "leaderexec" / edit.path
+        if not any(source.parent.glob(f"__pycache__/{source.stem}.*.pyc")):
+            return Result(Verdict.ERRORED, f"nobody imported {edit.path}")
+    for log in place.glob("t/**/*.log"):
+        if found := _DEFECT.search(log.read_bytes()):
+            return Result(Verdict.ERRORED, found[0].decode(errors="replace"))
+    return result
 
 
 def copy(source: Path, target: Path) -> None:
     """Copy a tree without what was compiled in it: that would name files of the other."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_NOT_COPIED), symlinks=True)
-
-
-def apply(mutant: Mutant, tree: Path) -> None:
-    """Make the edits of a mutant in a tree; raise NotApplied as below."""
-    for path, text in mutated(mutant, tree).items():
-        (tree / "leaderexec" / path).write_text(text)
 
 
 def mutated(mutant: Mutant, tree: Path) -> dict[str, str]:
@@ -254,24 +222,27 @@ def environment(tree: Path) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(tree)}
 
 
-def was_imported(tree: Path, path: str) -> bool:
-    """Whether Python has compiled this module of `leaderexec` where it lies in `tree`."""
-    source = tree / "leaderexec" / path
-    return any(source.parent.glob(f"__pycache__/{source.stem}.*.pyc"))
-
-
-def bound_s(tests: Iterable[str]) -> float:
-    """Return how long these tests may take in all."""
-    return max(_BOUNDS_S.get(test.split("/")[1], 120.0) for test in tests)
+def bound_s(mutant: Mutant) -> float:
+    """Return how long the tests of a mutant, or of the control, may take in all."""
+    bound = max(_BOUNDS_S.get(test.split("/")[1], 120.0) for test in mutant.tests)
+    return bound if mutant.edits else max(600.0, bound) + 30 * len(mutant.tests)
 
 
 def read_report(path: Path) -> list[Case]:
-    """Read how each test in a JUnit report ended; nothing if there is none."""
+    """Read how each test in a JUnit report ended; nothing if there is none.
+
+    A test that failed stays a failed one, whatever it then left behind.
+    """
     try:
         suites = ET.parse(path).getroot()
     except (OSError, ET.ParseError):
         return []
-    return [_case(case) for case in suites.iter("testcase")]
+    cases: dict[tuple[str, str], Case] = {}
+    for element in suites.iter("testcase"):
+        key = (element.get("classname", ""), element.get("name", ""))
+        if key not in cases or cases[key].end != "failed":
+            cases[key] = _case(element)
+    return [*cases.values()]
 
 
 def _case(case: ET.Element) -> Case:
@@ -289,19 +260,16 @@ def _case(case: ET.Element) -> Case:
     return Case(name, "errored", f"not an assertion of the tests: {raised}")
 
 
-def judge(code: int, cases: Sequence[Case], named: int) -> Result:
-    """Return what pytest's exit code and report mean for a mutant with so many named tests."""
+def judge(code: int, cases: Sequence[Case], mutant: Mutant) -> Result:
+    """Return what pytest's exit code and report mean for a mutant, or for the control."""
     if code == cage.TIMED_OUT:
         return Result(Verdict.TIMED_OUT, "not at its end in time")
-    if code not in {0, 1} or len(cases) < named:
+    if code not in {0, 1} or len(cases) < len(mutant.tests):
         return Result(Verdict.ERRORED, f"pytest ended with {code} and {len(cases)} tests")
-    for end, verdict in (
-        ("errored", Verdict.ERRORED),
-        ("skipped", Verdict.SKIPPED),
-        ("passed", Verdict.SURVIVED),
-    ):
+    verdicts = {"errored": Verdict.ERRORED, "skipped": Verdict.SKIPPED}
+    verdicts |= {"passed": Verdict.SURVIVED} if mutant.edits else {"failed": Verdict.ERRORED}
+    for end, verdict in verdicts.items():
         for case in cases:
             if case.end == end:
-                why = f"{case.name}: {case.why.splitlines()[0]}" if case.why else case.name
-                return Result(verdict, why)
-    return Result(Verdict.KILLED)
+                return Result(verdict, ": ".join([case.name, end, *case.why.splitlines()[:1]]))
+    return Result(Verdict.KILLED if mutant.edits else Verdict.CONTROL)

@@ -1,7 +1,7 @@
 """The bundle where nothing else is: a root with a static busybox, /proc and /dev/null.
 
-What an installed bundle does in images and pods is in the container lane; here are the launcher,
-what it keeps from whom, and that everything which is imported late can be.
+Here are the launcher, what it keeps from whom, and that everything which is imported late can be;
+credentials are in the kube lane, an installed bundle in images is in the container lane.
 """
 
 from __future__ import annotations
@@ -22,22 +22,19 @@ from leaderexec import __version__
 from tests.support.bundle import Bundled, Root, bundle
 from tests.support.candidate import (
     Candidate,
-    child_command,
     children_of,
     is_gone,
     kill,
     name_of,
 )
+from tests.support.required import root_only
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from tests.support.candidates import Candidates
+    from collections.abc import Callable, Iterator, Sequence
 
 #: One root, and one bundle in it, for all tests of this module.
 pytestmark = pytest.mark.xdist_group("bundle")
-_ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="changing the root needs root")
 #: A machine may be slow, and a leader's first start reads everything from the disk.
 BOUND_S = 60
 LOCK = ("--election=x", "--lock=file:/tmp/lock")
@@ -101,13 +98,16 @@ def files_of(pid: int) -> set[str]:
 # --- it starts ---------------------------------------------------------------------------------
 
 
-@_ROOT_ONLY
+@root_only
 @pytest.mark.parametrize("uid", [None, NOBODY], ids=["root", "nobody"])
 @pytest.mark.parametrize("init", [True, False], ids=["init", "below"])
 def test_runs_stops_and_exits_where_nothing_else_is(
     root: Root, tmp_path: Path, uid: int | None, init: bool
 ) -> None:
-    """As PID 1 or not, as root or not: it leads, its child drains, its exit code is ours."""
+    """As PID 1 or not, as root or not: it leads, its child drains, and it exits as its child.
+
+    Launcher, loader and Python are one after the other what was started: no parent between.
+    """
     wrapper = root.wrapper(init=init, uid=uid)
     with started(tmp_path, command=_SERVER, wrapper=wrapper) as candidate:
         wait_until(
@@ -119,29 +119,14 @@ def test_runs_stops_and_exits_where_nothing_else_is(
         status = Path(f"/proc/{guardian}/status").read_text()
         assert ("\nNSpid:\t" + f"{guardian}" + ("\t1\n" if init else "\n")) in status
         assert f"\nUid:\t{uid or 0}\t" in status
+        assert init or guardian == candidate.process.pid
         candidate.terminate()
         assert candidate.wait(BOUND_S) == 7
         assert candidate.output.endswith("stopping\n")
         assert [event["outcome"] for event in candidate.events("lock given back")] == ["released"]
 
 
-@_ROOT_ONLY
-@pytest.mark.parametrize(
-    ("command", "code"),
-    [
-        (("/bin/true",), 0),
-        (("sh", "-c", "exit 113"), 113),
-        (("sh", "-c", "kill -9 $$"), 137),
-        (("/etc",), 126),
-        (("no-such-command",), 127),
-    ],
-)
-def test_exit_codes(root: Root, command: Sequence[str], code: int) -> None:
-    """The codes are those of any leaderexec."""
-    run(root.wrapper(), *LOCK, "--", *command, code=code)
-
-
-@_ROOT_ONLY
+@root_only
 def test_arguments_reach_the_child_as_they_are(root: Root) -> None:
     """Also an empty one, one that is not UTF-8, and what a loader would take for its own."""
     words = [b"--", b"/bin/printf", b"[%s]", b"", b"\xff\xfe", b"--library-path", b"a b", b"--help"]
@@ -150,41 +135,24 @@ def test_arguments_reach_the_child_as_they_are(root: Root) -> None:
     assert done.stdout == b"[][\xff\xfe][--library-path][a b][--help]"
 
 
-@_ROOT_ONLY
-def test_it_stays_one_process(root: Root, tmp_path: Path) -> None:
-    """Launcher, loader and Python are one after the other what was started: no parent between."""
-    with started(tmp_path, command=("sleep", "600"), wrapper=root.wrapper()) as candidate:
-        assert candidate.guardian == candidate.process.pid
-        assert candidate.elector in children_of(candidate.process.pid)
-
-
-@_ROOT_ONLY
-def test_version_and_help(root: Root) -> None:
-    """What needs no lock works as well."""
+@root_only
+def test_it_answers_as_any_leaderexec(root: Root) -> None:
+    """Version, help, exit codes, and complaints of one line; also where there is no /proc."""
     assert run(root.wrapper(), "--version").stdout == f"leaderexec {__version__}\n".encode()
     assert run(root.wrapper(), "--help").stdout.startswith(b"Usage: leaderexec")
-
-
-@_ROOT_ONLY
-def test_complaints_are_one_line(root: Root) -> None:
-    """A wrong use, a kubeconfig that is missing, and no credentials at all."""
-    for words, expected in [
-        (["--election=x", "--kubeconfig=/nowhere", "--", "true"], b"no such file or directory"),
-        (["--election=x", "--", "true"], b"no credentials for a Kubernetes API server"),
-        (["--elektion=x"], b"did you mean --election?"),
-        (["install", "/nowhere"], b"no such file or directory; accepted: "),
+    run(root.wrapper(), *LOCK, "--", "sh", "-c", "kill -9 $$", code=137)
+    for words, code, expected in [
+        ([*LOCK, "--", "no-such-command"], 127, b"no-such-command"),
+        (["--election=x", "--kubeconfig=/nowhere", "--", "true"], 2, b"no such file or directory"),
+        (["--election=x", "--", "true"], 2, b"no credentials for a Kubernetes API server"),
+        (["--elektion=x"], 2, b"did you mean --election?"),
     ]:
-        said = run(root.wrapper(), *words, code=2).stderr
+        said = run(root.wrapper(), *words, code=code).stderr
         assert expected in said
         assert said.count(b"\n") == 1
-
-
-@_ROOT_ONLY
-def test_without_proc_it_says_so(root: Root) -> None:
-    """The launcher finds itself by /proc; without one it names what is missing."""
-    done = run(root.wrapper(proc=False), "--version", code=2)
-    assert b"accepted: a /proc that is mounted" in done.stderr
-    assert done.stderr.count(b"\n") == 1
+    said = run(root.wrapper(proc=False), "--version", code=2).stderr
+    assert b"accepted: a /proc that is mounted" in said
+    assert said.count(b"\n") == 1
 
 
 def test_a_path_that_a_loader_would_misread_is_refused(tmp_path: Path) -> None:
@@ -231,35 +199,23 @@ _STRINGS = [
     b"PATH=/bin",
     b"Z=last",
 ]
-#: What every Python makes of it: the first of two, and nothing that has no name.
-_RECEIVED = [
-    string
-    for string in _STRINGS
-    if string not in {b"TWICE=second", b"no variable at all", b"=nameless"}
-]
 
 
-@_ROOT_ONLY
-def test_the_childs_environment_is_what_was_given(root: Root) -> None:
-    """Byte for byte and in its order, whatever it says; ours is added at its end."""
-    wrapper = [*root.wrapper(), *root.with_environment(_STRINGS)]
+@root_only
+@pytest.mark.parametrize("given", [_STRINGS, []], ids=["odd", "empty"])
+def test_the_childs_environment_is_what_was_given(root: Root, given: list[bytes]) -> None:
+    """Byte for byte and in its order, whatever it says; only LEADER_ variables are added."""
+    wrapper = [*root.wrapper(), *root.with_environment(given)]
     done = run(wrapper, *LOCK, "--", "/bin/cat", "/proc/self/environ")
     *received, end = done.stdout.split(b"\0")
     assert end == b""
-    assert received[: len(_RECEIVED)] == _RECEIVED
-    added = received[len(_RECEIVED) :]
+    # What every Python makes of it: the first of two, and nothing that has no name.
+    dropped = {b"TWICE=second", b"no variable at all", b"=nameless"}
+    kept = [string for string in given if string not in dropped]
+    assert received[: len(kept)] == kept
+    added = received[len(kept) :]
     assert b"LEADER_ELECTION=x" in added
     assert all(string.startswith(b"LEADER_") for string in added)
-
-
-@_ROOT_ONLY
-def test_an_empty_environment_stays_empty(root: Root) -> None:
-    """The child gets what leaderexec is there to add, and nothing of the bundle's."""
-    wrapper = [*root.wrapper(), *root.with_environment([])]
-    done = run(wrapper, *LOCK, "--", "/bin/cat", "/proc/self/environ")
-    *received, _ = done.stdout.split(b"\0")
-    assert received
-    assert all(string.startswith(b"LEADER_") for string in received)
 
 
 @pytest.mark.parametrize("closing", ["", "<&- >&- 2>&-", "<&-", "7</dev/null"])
@@ -295,29 +251,6 @@ def test_the_child_finds_what_it_finds_without_the_bundle(tmp_path: Path, closin
     assert any(line.startswith("SigIgn") for line in seen[0])
 
 
-def test_it_is_a_candidate_like_any_other(candidates: Candidates) -> None:
-    """On this machine too, a bundle and an unfrozen one hand the election to each other."""
-    frozen = Bundled(
-        "b",
-        [*candidates.lock, *candidates.timing, "--log-level=debug"],
-        child_command(),
-        candidates.directory,
-        env=candidates.witness.env("b"),
-    )
-    frozen.program = str(bundle() / "leaderexec")
-    candidates.by_name["b"] = frozen
-    leader, tree = candidates.start_leader("a")
-    frozen.start().wait_event("campaigning", timeout_s=BOUND_S)
-    leader.terminate()
-    assert leader.wait() == 143
-    candidates.witness.wait_successor(tree, timeout_s=BOUND_S)
-    (tree,) = candidates.witness.wait_running(1, "b", timeout_s=BOUND_S)
-    candidates.start_standby("a")
-    kill(frozen.guardian)
-    candidates.witness.wait_successor(tree, timeout_s=BOUND_S)
-    candidates.assert_exclusive()
-
-
 # --- what the image has, and we do not use -----------------------------------------------------
 
 
@@ -347,7 +280,7 @@ def hostile(root: Root) -> Iterator[Root]:
         (root.directory / "etc" / name).unlink()
 
 
-@_ROOT_ONLY
+@root_only
 def test_nothing_of_the_image_is_loaded(hostile: Root, tmp_path: Path) -> None:
     """With libraries of the same names that are none, a preload file and foreign name services."""
     # The machine's own loader, told the same, trips over what the image has.
@@ -380,52 +313,39 @@ def test_nothing_of_the_image_is_loaded(hostile: Root, tmp_path: Path) -> None:
 # --- what is imported late ---------------------------------------------------------------------
 
 
-@_ROOT_ONLY
-def test_serves_http_and_metrics(root: Root, tmp_path: Path) -> None:
-    """The server, its metrics and what psutil says of the tree are in the bundle."""
-    with started(
-        tmp_path, "--http=127.0.0.1:0", command=("sleep", "600"), wrapper=root.wrapper(init=True)
-    ) as candidate:
+@root_only
+def test_server_and_a_second_elector_find_their_modules(root: Root, tmp_path: Path) -> None:
+    """HTTP, metrics and what psutil says of the tree; the child does not notice a new elector."""
+    wrapper = root.wrapper(init=True)
+    with started(tmp_path, "--http=127.0.0.1:0", command=_SERVER, wrapper=wrapper) as candidate:
         url = f"http://127.0.0.1:{candidate.port}"
-        wrapper = root.wrapper()
 
         def told(path: str) -> str:
-            ask = [*wrapper, "/bin/wget", "-q", "-O", "-", f"{url}{path}"]
+            ask = [*root.wrapper(), "/bin/wget", "-q", "-O", "-", f"{url}{path}"]
             return subprocess.run(ask, capture_output=True, text=True, check=False).stdout
 
-        identity = candidate.identity
-        wait_until(lambda: "leaderexec_tree_processes 1.0" in told("/metrics"), timeout_s=BOUND_S,
-                   what=f"metrics tell of the child; log:\n{candidate.log}")  # fmt: skip
-        assert f'leaderexec_info{{identity="{identity}",version="{__version__}"}} 1.0' in told(
-            "/metrics"
-        )
+        def await_(condition: Callable[[], object], what: str) -> None:
+            wait_until(condition, timeout_s=BOUND_S, what=f"{what}; log:\n{candidate.log}")
+
+        info = f'leaderexec_info{{identity="{candidate.identity}",version="{__version__}"}} 1.0'
+        await_(lambda: "leaderexec_tree_processes " in told("/metrics"), "metrics of the child")
+        assert info in told("/metrics")
         assert '"name"' in told("/")
-
-
-@_ROOT_ONLY
-def test_an_elector_that_dies_is_started_again(root: Root, tmp_path: Path) -> None:
-    """Another elector finds its modules, and the child does not notice."""
-    with started(tmp_path, command=_SERVER, wrapper=root.wrapper(init=True)) as candidate:
-        wait_until(lambda: candidate.output, timeout_s=BOUND_S, what="the child runs")
+        await_(lambda: candidate.output, "the child runs")
         before = candidate.elector
         (child,) = children_of(candidate.keeper)
         kill(before)
-        wait_until(lambda: candidate.elector != before, timeout_s=BOUND_S, what="another elector")
-        renewed = (root.directory / "tmp" / "lock").read_bytes()
-        wait_until(
-            lambda: (root.directory / "tmp" / "lock").read_bytes() != renewed,
-            timeout_s=BOUND_S,
-            what="another renewal",
-        )
+        await_(lambda: candidate.elector != before, "another elector")
+        lock = root.directory / "tmp" / "lock"
+        renewed = lock.read_bytes()
+        await_(lambda: lock.read_bytes() != renewed, "another renewal")
         assert not is_gone(child)
-        candidate.terminate()
-        assert candidate.wait(BOUND_S) == 7
 
 
 # --- install -----------------------------------------------------------------------------------
 
 
-@_ROOT_ONLY
+@root_only
 @pytest.mark.parametrize("uid", [None, NOBODY], ids=["root", "nobody"])
 def test_installs_itself_for_any_user(root: Root, uid: int | None) -> None:
     """As an init container does, under any umask; then whoever it is runs it from there."""
@@ -451,7 +371,7 @@ def test_installs_itself_for_any_user(root: Root, uid: int | None) -> None:
         assert path.lstat().st_uid == (uid or 0)
 
 
-@_ROOT_ONLY
+@root_only
 def test_install_as_init_can_be_stopped(root: Root) -> None:
     """TERM ends an install that waits, also as PID 1, and leaves nothing."""
     shared = root.directory / "tmp" / "shared"

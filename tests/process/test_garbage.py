@@ -1,8 +1,8 @@
-"""Garbage on the way from the elector to the guardian, between real processes on the file lock.
+"""A flood of garbage on the way from the elector to the guardian, between real processes.
 
-Owns the way in: a duplicate of the elector's own end of the channel, taken out of the living
-process, so that what is sent by it is to the guardian the elector's word. What single packets do is
-tried ten thousand times in tests/unit/test_fuzz_channel.py.
+It is sent by a duplicate of the elector's own end of the channel, taken out of the living process,
+so that the guardian takes it for the elector's word. What single packets do, and to descriptors
+that come with them, is tried ten thousand times in tests/unit/test_fuzz_channel.py.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from leaderexec import channel as wire
-from tests.support.candidate import child_command, is_gone, resume, stop
-from tests.support.fault_suite import STUBBORN, TAKEOVER_S
+from tests.support.candidate import STUBBORN, child_command, is_gone, resume, stop
+from tests.support.candidates import TAKEOVER_S
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -44,32 +44,15 @@ _MESSAGES: Final[list[wire.Message]] = [
     wire.Opened("garbage \n\0", "default"),
     wire.Refused("garbage"),
     wire.StandingSent("\ud800", "garbage"),
-    wire.KeeperForked(),
     wire.TreeIsGone(None, retire=True),
     wire.Deadline(_FAR_NS),
     wire.Kill(),
-    wire.Ping(),
-    wire.Pong(),
 ]
-
-
-def _garbage(count: int) -> Iterator[bytes]:
-    """Yield packets that no elector sends, the same ones every time."""
-    rng = random.Random(1)
-    for _ in range(count):
-        data = wire.encode(rng.choice(_MESSAGES))
-        kind = rng.random()
-        if kind < 0.3:
-            yield data
-        elif kind < 0.5:
-            yield data[: rng.randrange(len(data))]  # the empty packet, too
-        elif kind < 0.7:
-            at = rng.randrange(len(data))
-            yield data[:at] + rng.randbytes(2) + data[at:]
-        elif kind < 0.9:
-            yield rng.randbytes(rng.randrange(1, 60))
-        else:
-            yield rng.choice([b"[" * 9000, b"9" * 16000, b"[" + b"0," * 9000])
+_GARBAGE: Final = [
+    *map(wire.encode, _MESSAGES),
+    *(b"", b"[]", b'["Garbage"]', b"[" * 9000, b"9" * 16000),
+    *(random.Random(number).randbytes(number) for number in range(1, 60)),
+]
 
 
 def _way_in(elector: int) -> socket.socket:
@@ -93,96 +76,9 @@ def _way_in(elector: int) -> socket.socket:
     raise AssertionError("the elector has no channel")
 
 
-def _fds(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def _send(sock: socket.socket, data: bytes, *, fd: int | None = None) -> bool:
-    """Send a packet as soon as there is room for it; False when the guardian has closed its end."""
-    fds = [] if fd is None else [fd]
-
-    def sent() -> str:
-        try:
-            socket.send_fds(sock, [data], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            return ""
-        except (BrokenPipeError, ConnectionResetError):
-            return "closed"
-        return "sent"
-
-    return wait_until(sent, timeout_s=20, what="the guardian reads") == "sent"
-
-
-@pytest.mark.alone
-def test_a_burst_of_garbage_is_survived(candidates: Candidates) -> None:
-    """Thousands of packets that no elector sends: the same guardian has a tree, and no descriptor.
-
-    A burst may keep true grants from arriving: the child runs on, or another one follows it.
-    Afterwards the guardian stops as ever, and nothing of it is left.
-    """
-    leader, tree = candidates.start_leader("a", child=child_command(*STUBBORN))
-    guardian = leader.guardian
-    leader.wait_event("child started")
-    before = _fds(guardian)
-    with _way_in(leader.elector) as sock:
-        for number, data in enumerate(_garbage(3000)):
-            if not _send(sock, data, fd=sock.fileno() if number % 3 == 0 else None):
-                assert number > 10, "hardly anything was sent"
-                break
-    leader.wait_event("unexpected message", timeout_s=TAKEOVER_S)  # the fault took effect
-    assert leader.guardian == guardian
-
-    def settled() -> bool:
-        return len(candidates.witness.running()) == 1 and _fds(guardian) == before
-
-    wait_until(
-        settled,
-        timeout_s=TAKEOVER_S,
-        what=f"a tree runs, and the guardian has {before} descriptors again",
-    )
-    (tree,) = candidates.witness.running()
-    candidates.start_standby("b")
-    everything = leader.everything()
-    leader.terminate()
-    assert leader.wait() == 143
-    assert candidates.witness.wait_successor(tree, timeout_s=TAKEOVER_S).candidate == "b"
-    wait_until(lambda: all(map(is_gone, everything)), timeout_s=10, what="nothing is left over")
-    candidates.assert_exclusive()
-
-
-@pytest.mark.alone
-def test_a_flood_of_garbage_gives_no_tree_more_time(candidates: Candidates) -> None:
-    """While a stopped elector's channel is flooded with grants of others, its tree dies in time."""
-    leader, tree = candidates.start_leader("a", child=child_command(*STUBBORN))
-    guardian, elector = leader.guardian, leader.elector
-    candidates.start_standby("b")
-    with _way_in(elector) as sock, _flood(sock):
-        stop(elector)
-        successor = candidates.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
-        resume(elector)
-    assert successor.candidate == "b"
-    assert leader.guardian == guardian
-    wait_until(lambda: is_gone(elector), timeout_s=TAKEOVER_S, what="the elector is replaced")
-    candidates.assert_exclusive()
-
-
-@pytest.mark.alone
-def test_a_flood_of_garbage_does_not_keep_the_guardian_from_stopping(
-    candidates: Candidates,
-) -> None:
-    """Whoever floods its channel does not take the guardian's attention from a request to stop."""
-    leader, tree = candidates.start_leader("a")
-    with _way_in(leader.elector) as sock, _flood(sock):
-        leader.terminate()
-        candidates.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
-    assert leader.wait() == 143
-    candidates.assert_exclusive()
-
-
 @contextlib.contextmanager
 def _flood(sock: socket.socket) -> Iterator[None]:
-    """Send garbage as fast as it is read, until left."""
-    packets = list(_garbage(500))
+    """Send garbage as fast as it is read, every third packet with a descriptor, until left."""
     sent = 0
     over = threading.Event()
     sock.settimeout(0.1)
@@ -190,8 +86,9 @@ def _flood(sock: socket.socket) -> Iterator[None]:
     def send() -> None:
         nonlocal sent
         while not over.is_set():
+            fds = [sock.fileno()] if sent % 3 == 0 else []
             try:
-                sock.send(packets[sent % len(packets)], socket.MSG_NOSIGNAL)
+                socket.send_fds(sock, [_GARBAGE[sent % len(_GARBAGE)]], fds, socket.MSG_NOSIGNAL)
             except TimeoutError:
                 continue
             except (BrokenPipeError, ConnectionResetError):
@@ -206,3 +103,45 @@ def _flood(sock: socket.socket) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+@pytest.mark.alone
+def test_a_flood_of_garbage_gives_no_tree_more_time(candidates: Candidates) -> None:
+    """While a stopped elector's channel is flooded, its tree dies in time.
+
+    The same guardian then has another elector, and as many descriptors as before.
+    """
+    leader, tree = candidates.start_leader("a", child=child_command(*STUBBORN))
+    guardian, elector = leader.guardian, leader.elector
+    leader.wait_event("child started")
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{guardian}/fd"))
+
+    before = descriptors()
+    candidates.start_standby("b")
+    with _way_in(elector) as sock, _flood(sock):
+        stop(elector)
+        successor = candidates.assert_followed(tree, "b")
+        resume(elector)
+    wait_until(lambda: is_gone(elector), timeout_s=TAKEOVER_S, what="the elector is replaced")
+    candidates.by_name["b"].terminate()
+    candidates.assert_followed(successor, "a")
+    assert leader.guardian == guardian
+    wait_until(
+        lambda: descriptors() == before,
+        timeout_s=TAKEOVER_S,
+        what=lambda: f"the guardian has {before} descriptors again, not {descriptors()}",
+    )
+
+
+@pytest.mark.alone
+def test_a_flood_of_garbage_does_not_keep_the_guardian_from_stopping(
+    candidates: Candidates,
+) -> None:
+    """A flooded channel does not take the guardian's attention from a request to stop."""
+    leader, tree = candidates.start_leader("a")
+    with _way_in(leader.elector) as sock, _flood(sock):
+        leader.terminate()
+        candidates.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
+    assert leader.wait() == 143

@@ -11,50 +11,46 @@ import os
 import re
 import signal
 import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from tests.support.candidate import (
+    LONG,
     as_user,
     child_command,
     children_of,
     in_pid_namespace,
-    is_gone,
     is_pending,
     kill,
     name_of,
     state_of,
 )
 from tests.support.inits import DIRECT, MAKES, OURS, Init, make_init, program_of, sheet
+from tests.support.required import as_pid_1, root_only
 from tests.support.testchild import signal_name
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from tests.support.candidates import Candidates
     from tests.support.witness import Tree
 
-#: Nobody loses a lease here, however slow the machine.
-UNHURRIED: Final = ("--lease-duration=2m", "--renew-deadline=90s", "--retry-period=2s")
 BOUND_S: Final = 40.0
 #: So many at once: more would only wait for each other.
 _AT_ONCE: Final = 4
 
-_root_only = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and other users need root")
 every_init = pytest.mark.parametrize("make", MAKES)
 every_program = pytest.mark.parametrize("make", sorted({program_of(make) for make in MAKES}))
-as_pid_1 = pytest.mark.parametrize(
-    "wrapper",
-    [pytest.param((), id="below"), pytest.param(in_pid_namespace(), id="pid1", marks=_root_only)],
-)
 
 
 @pytest.fixture(autouse=True)
-def _unhurried(candidates: Candidates) -> None:
-    candidates.timing = UNHURRIED
+def _long_leases(candidates: Candidates) -> None:
+    candidates.timing = LONG
 
 
 def _start_child(
@@ -71,39 +67,26 @@ def _start_child(
 # --- exit codes
 
 
-def _exit_codes(candidates: Candidates, make: str, children: Iterable[Sequence[str]]) -> list[int]:
-    """Run each child under an init of its own, and return the codes with which the inits ended."""
-    codes: list[int] = []
-    running: list[Init] = []
-
-    def wait_for_first() -> None:
-        init = running.pop(0)
-        codes.append(init.wait())
-        del candidates.by_name[init.name]
-
-    for child in children:
-        init = make_init(candidates, make, child=child)
-        init.start()
-        running.append(init)
-        if len(running) == _AT_ONCE:
-            wait_for_first()
-    while running:
-        wait_for_first()
-    return codes
+#: Those with a meaning to a shell or to leaderexec, or as the death by a signal, and a few more.
+_CODES: Final = (0, 1, 2, 3, 64, 75, 77, 97, 124, 125, 126, 127, 128, 130, 137, 143, 254, 255)
+#: Signals that end a process: of each kind some, and the first and the last one.
+_ENDING: Final = (1, 2, 6, 9, 11, 13, 15, 31, 32, 34, 50, 64)
 
 
-@pytest.mark.slow
 @every_program
-def test_all_256_exit_codes_are_faithful(candidates: Candidates, make: str) -> None:
-    """Whatever code the child exits with, the init does: none has a meaning of its own here."""
-    children = (["sh", "-c", f"exit {code}"] for code in range(256))
-    assert _exit_codes(candidates, make, children) == list(range(256))
-
-
-#: Signals that end no process by default.
-_HARMLESS: Final = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
-_STOPPING: Final = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
-_ENDING: Final = sorted(set(range(1, 65)) - _HARMLESS - _STOPPING)
+def test_the_childs_end_is_the_inits(candidates: Candidates, make: str) -> None:
+    """Whatever code the child exits with, the init does; a death by signal n makes 128+n."""
+    death = "ulimit -c 0; kill -$0 $$; sleep 3600"
+    children = [
+        *(["sh", "-c", f"exit {code}"] for code in _CODES),
+        *(["sh", "-c", death, str(number)] for number in _ENDING),
+    ]
+    codes: list[int] = []
+    for first in range(0, len(children), _AT_ONCE):
+        some = children[first : first + _AT_ONCE]
+        inits = [make_init(candidates, make, child=child).start() for child in some]
+        codes += [init.wait() for init in inits]
+    assert codes == [*_CODES, *(128 + number for number in _ENDING)]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -113,14 +96,6 @@ def _library_signals() -> None:
     default = ctypes.create_string_buffer(32)
     for signum in (32, 33):
         ctypes.CDLL(None).syscall(number, signum, default, None, 8)
-
-
-@every_program
-def test_the_death_by_every_signal_is_faithful(candidates: Candidates, make: str) -> None:
-    """A child that signal n ended makes 128+n, for each of the signals that can, real-time too."""
-    script = "ulimit -c 0; kill -$0 $$; sleep 3600"
-    children = (["sh", "-c", script, str(number)] for number in _ENDING)
-    assert _exit_codes(candidates, make, children) == [128 + number for number in _ENDING]
 
 
 #: What cannot be executed, and how the inits end then.
@@ -137,27 +112,25 @@ _REFUSED: Final = {
 
 @every_program
 @pytest.mark.parametrize("what", _REFUSED)
-def test_what_cannot_be_executed(
-    candidates: Candidates, tmp_path: Path, make: str, what: str
-) -> None:
+def test_what_cannot_be_executed(candidates: Candidates, make: str, what: str) -> None:
     """127 for what is not there and 126 for what cannot be run, as of a shell."""
-    path = tmp_path / what
-    match what:
-        case "not executable":
-            path.write_text("#!/bin/sh\n")
-        case "directory":
-            path.mkdir()
-        case "no interpreter":
-            path.write_text("#!/nonexistent/interpreter\n")
-            path.chmod(0o755)
-        case "file/below":
-            path.parent.write_text("")
-        case "loop":
-            path.symlink_to(path)
-    init = make_init(candidates, make, child=[str(path)]).start()
-    assert init.wait() == _REFUSED[what][make]
-    # The end of a long path is cut off.
-    assert str(path)[:40] in init.log
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:  # the end of a long path is cut off
+        path = Path(short) / what
+        match what:
+            case "not executable":
+                path.write_text("#!/bin/sh\n")
+            case "directory":
+                path.mkdir()
+            case "no interpreter":
+                path.write_text("#!/nonexistent/interpreter\n")
+                path.chmod(0o755)
+            case "file/below":
+                path.parent.write_text("")
+            case "loop":
+                path.symlink_to(path)
+        init = make_init(candidates, make, child=[str(path)]).start()
+        assert init.wait() == _REFUSED[what][make]
+    assert str(path) in init.log
 
 
 @every_program
@@ -172,51 +145,31 @@ def test_a_script_without_a_first_line(candidates: Candidates, tmp_path: Path, m
 # --- signals
 
 #: What becomes of a signal that is sent to the init, where the child does not get the same: these,
-#: or the name of another signal.
+#: or the name of another signal. `STOP` and `TSTP`: dumb-init stops as well, unless it is PID 1.
 NOTHING: Final = "nothing"
 DEATH: Final = "the init dies"
 
 #: Those of the C library, which nobody can block by its means.
-_LIBRARY: Final = {32: DEATH, 33: DEATH}
-_TINI: Final[dict[int, str]] = {
-    # It leaves faults alone, also where they are none of its own.
-    **dict.fromkeys(
-        map(
-            int,
-            (
-                signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE,
-                signal.SIGSEGV, signal.SIGSYS,
-            ),
-        ),
-        DEATH,
-    ),
-    signal.SIGCHLD: NOTHING,
-    signal.SIGTTIN: NOTHING,
-    signal.SIGTTOU: NOTHING,
-    **_LIBRARY,
-}  # fmt: skip
-_DUMB_INIT: Final[dict[int, str]] = {signal.SIGCHLD: NOTHING, **_LIBRARY}
-_OURS: Final[dict[int, str]] = {
-    signal.SIGCHLD: NOTHING,
-    # Requests to stop, which become the stop signal: --rewrite-signal passes them on as they are.
-    signal.SIGINT: "TERM",
-    signal.SIGQUIT: "TERM",
-    # About a terminal that somebody else has.
-    signal.SIGTTIN: NOTHING,
-    signal.SIGTTOU: NOTHING,
-    **_LIBRARY,
-}
+_LIBRARY: Final[dict[int, str]] = {32: DEATH, 33: DEATH}
+#: About a terminal that somebody else has.
+_BACKGROUND: Final[dict[int, str]] = {signal.SIGTTIN: NOTHING, signal.SIGTTOU: NOTHING}
+#: tini leaves faults alone, also where they are none of its own.
+_FAULTS: Final = (
+    signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV,
+    signal.SIGSYS,
+)  # fmt: skip
+_COMMON: Final[dict[int, str]] = {signal.SIGCHLD: NOTHING, **_LIBRARY}
+_TINI: Final[dict[int, str]] = {**_COMMON, **_BACKGROUND, **dict.fromkeys(_FAULTS, DEATH)}
+#: A child in a session of its own would not be stopped by these.
+_JOB: Final = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+#: Requests to stop, which become the stop signal: --rewrite-signal passes them on as they are.
+_REQUESTS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_OURS: Final[dict[int, str]] = {**_COMMON, **_BACKGROUND, **dict.fromkeys(_REQUESTS, "TERM")}
 FATES: Final[dict[str, dict[int, str]]] = {
     "tini": _TINI,
     "tini -g": _TINI,
-    # A child in a session of its own would not be stopped by these; the init stops as well.
-    "dumb-init": {
-        **_DUMB_INIT,
-        signal.SIGTSTP: "STOP",
-        signal.SIGTTIN: "STOP",
-        signal.SIGTTOU: "STOP",
-    },
-    "dumb-init -c": _DUMB_INIT,
+    "dumb-init": {**_COMMON, **dict.fromkeys(_JOB, "STOP")},
+    "dumb-init -c": _COMMON,
     "leaderexec": _OURS,
     "leaderexec --signal-group": _OURS,
 }
@@ -225,62 +178,22 @@ _SENDABLE: Final = sorted(set(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP})
 _LAST: Final = 64
 
 
-def _fate(candidates: Candidates, init: Init, tree: Tree, signum: int) -> str:
-    """Send a signal to an init, and say what became of it; the child notes all and obeys none."""
-    pid, child = init.guardian, tree.pids[0]
-    before = len(candidates.witness.notes(init.name))
+def _send(candidates: Candidates, init: Init, child: int, signum: int, fate: str) -> None:
+    """Send a signal to an init that survives it, and wait until it has had its fate."""
+    pid = init.guardian
     os.kill(pid, signum)
-    last = [signal_name(_LAST)]
-
-    def told() -> list[str]:
-        return [
-            note.text.partition(" ")[2] for note in candidates.witness.notes(init.name)[before:]
-        ]
-
-    def fate() -> str | None:
-        if is_gone(pid):
-            return DEATH
-        if state_of(child) == "T":
-            return "STOP"
-        names = told()
-        if state_of(pid) == "T" and names:
-            os.kill(pid, signal.SIGCONT)  # it stops itself as well, when it has passed that on
-        if signum in _final_for(init):
-            return names[0] if names else None
-        if names[-1:] != last:
-            return None
-        continued = [] if signum == signal.SIGCONT else ["CONT"]
-        others = [name for name in names if name not in continued + last * (signum != _LAST)]
-        assert len(others) <= 1, f"{others} for one {signal_name(signum)}"
-        return others[0] if others else NOTHING
-
-    if signum != _LAST and signum not in _final_for(init):
-        what = f"{init.make} takes {signal_name(signum)}"
-        wait_until(
-            lambda: is_gone(pid) or not is_pending(pid, signum) or told(),
-            timeout_s=BOUND_S,
-            what=what,
-        )
-        if not is_gone(pid):
-            os.kill(pid, _LAST)
-    what = f"the fate of {signal_name(signum)}"
-    found = candidates.witness.wait_for(fate, timeout_s=BOUND_S, what=what)
-    if found == "STOP":
-
-        def is_over() -> bool:
-            for each in (child, pid):
-                if state_of(each) == "T":
-                    os.kill(each, signal.SIGCONT)
-            return last[0] in told()
-
-        candidates.witness.wait_for(is_over, timeout_s=BOUND_S, what="both are continued")
-    return found
-
-
-def _final_for(init: Init) -> frozenset[int]:
-    """Return the signals after which an init is on its way out."""
-    requests = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
-    return frozenset(map(int, requests)) if init.make in OURS else frozenset()
+    what = f"{init.make}: {signal_name(signum)} has its fate, {fate}"
+    if fate == NOTHING:
+        wait_until(lambda: not is_pending(pid, signum), timeout_s=BOUND_S, what=what)
+    elif fate == "STOP":
+        wait_until(lambda: state_of(child) == "T", timeout_s=BOUND_S, what=what)
+    else:
+        candidates.witness.wait_note(f"signal {fate}", init.name, timeout_s=BOUND_S)
+    if init.make.startswith("dumb-init") and signum in _JOB:
+        if not init.wrapper:
+            wait_until(lambda: state_of(pid) == "T", timeout_s=BOUND_S, what="it stops as well")
+        for each in (child, pid):
+            os.kill(each, signal.SIGCONT)
 
 
 @every_init
@@ -292,30 +205,39 @@ def test_every_signal_reaches_the_child_once(
 
     PID 1 of a namespace cannot die of a signal that it leaves alone.
     """
-    expected: dict[str, str] = {}
-    found: dict[str, str] = {}
-    running: tuple[Init, Tree] | None = None
-    for signum in _SENDABLE:
-        name = signal_name(signum)
-        fate = FATES[make].get(signum, name)
-        expected[name] = NOTHING if wrapper and fate == DEATH else fate
-        if running is None:
-            running = _start_child(candidates, make, "--ignore", "ALL", wrapper=wrapper)
-        found[name] = _fate(candidates, *running, signum)
-        if found[name] == DEATH or signum in _final_for(running[0]):
-            running[0].kill()
-            running = None
-    assert found == expected
+    fates = {signum: FATES[make].get(signum, signal_name(signum)) for signum in _SENDABLE}
+    if wrapper:
+        fates = {number: NOTHING if fate == DEATH else fate for number, fate in fates.items()}
+    last = {number for number, fate in fates.items() if fate == DEATH}
+    last |= set(_REQUESTS) if make in OURS else set()
+    init, tree = _start_child(candidates, make, "--ignore", "ALL", wrapper=wrapper)
+    for signum in sorted(set(fates) - last):
+        _send(candidates, init, tree.pids[0], signum, fates[signum])
+    expected = Counter(fates[signum] for signum in set(fates) - last)
+    found = Counter(candidates.signals(init.name))
+    if make.startswith("dumb-init"):  # it was continued as often as it stopped
+        found["CONT"] = expected["CONT"]
+    assert found == expected - Counter({NOTHING: 99, "STOP": 99})
+    for signum in last:
+        init, tree = _start_child(candidates, make, "--ignore", "ALL", wrapper=wrapper)
+        init.signal(signum)
+        if fates[signum] == DEATH:
+            assert init.wait() == 128 + signum
+        else:
+            candidates.witness.wait_note(f"signal {fates[signum]}", init.name, timeout_s=BOUND_S)
+            assert candidates.signals(init.name) == [fates[signum]]
+        init.kill()
 
 
-#: Whether a signal reaches all of the child's process group.
-_TO_THE_GROUP: Final = {
-    "tini": False,
-    "tini -g": True,
-    "dumb-init": True,
-    "dumb-init -c": False,
-    "leaderexec": False,
-    "leaderexec --signal-group": True,
+#: Whether a signal reaches all of the child's process group; whether the child leads one, and a
+#: session.
+_GROUPS: Final = {
+    "tini": (False, True, False),
+    "tini -g": (True, True, False),
+    "dumb-init": (True, True, True),
+    "dumb-init -c": (False, False, False),
+    "leaderexec": (False, True, False),
+    "leaderexec --signal-group": (True, True, False),
 }
 
 
@@ -338,18 +260,7 @@ def test_who_gets_a_signal(candidates: Candidates, make: str, wrapper: Sequence[
             last, init.name, count=count * len(tree.pids), timeout_s=BOUND_S
         )
         reached = {note.pid for note in candidates.witness.notes(init.name) if note.text == text}
-        assert reached == set(tree.pids if _TO_THE_GROUP[make] else tree.pids[:1])
-
-
-#: Whether the child leads a process group, and a session.
-_LEADS: Final = {
-    "tini": (True, False),
-    "tini -g": (True, False),
-    "dumb-init": (True, True),
-    "dumb-init -c": (False, False),
-    "leaderexec": (True, False),
-    "leaderexec --signal-group": (True, False),
-}
+        assert reached == set(tree.pids if _GROUPS[make][0] else tree.pids[:1])
 
 
 @every_init
@@ -358,8 +269,8 @@ def test_groups_and_sessions(candidates: Candidates, make: str, wrapper: Sequenc
     """The child has a process group of its own and, where the table says so, a session."""
     init = make_init(candidates, make, wrapper=wrapper).start()
     child = init.wait_child()
-    assert (os.getpgid(child) == child, os.getsid(child) == child) == _LEADS[make]
-    if not _LEADS[make][1]:
+    assert (os.getpgid(child) == child, os.getsid(child) == child) == _GROUPS[make][1:]
+    if not _GROUPS[make][2]:
         assert os.getsid(child) == os.getsid(init.guardian)
 
 
@@ -444,7 +355,7 @@ def _without_tree_group(cgroups: str) -> str:
     return re.sub(r"(?m)^(0::/.*?)/?leaderexec-tree$", r"\1", cgroups)
 
 
-@_root_only
+@root_only
 @every_program
 @pytest.mark.parametrize("user", _USERS)
 @as_pid_1
@@ -489,21 +400,6 @@ def test_no_variable_is_added(candidates: Candidates, make: str, env: Mapping[st
     assert seen[1] == seen[0]
 
 
-def test_ignored_child_signals_stay_ignored(candidates: Candidates) -> None:
-    """We must hear of our children's ends; the child still starts with what it was given."""
-    script = (
-        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
-        "os.execvp(sys.argv[1], sys.argv[1:])"
-    )
-    wrapper = [sys.executable, "-I", "-S", "-c", script]
-    init = make_init(candidates, "leaderexec", wrapper=wrapper, child=["sh", "-c", "exit 7"])
-    inside = make_init(candidates, "leaderexec", wrapper=wrapper).start()
-    ignored = int(sheet(inside, inside.wait_child())["SigIgn"], 16)
-    assert ignored & 1 << (signal.SIGCHLD - 1)
-    inside.terminate()
-    assert init.start().wait() == 7
-
-
 @every_program
 def test_arguments_are_passed_byte_for_byte(candidates: Candidates, make: str) -> None:
     """Words that are no text, empty, very long or like options are the command's own."""
@@ -518,7 +414,7 @@ def test_arguments_are_passed_byte_for_byte(candidates: Candidates, make: str) -
 _DUMPED: Final = {"leaderexec": {"Parent death signal": "KILL"}}
 
 
-@_root_only
+@root_only
 @every_program
 @pytest.mark.parametrize("user", _USERS)
 def test_what_a_process_can_only_say_itself(candidates: Candidates, make: str, user: str) -> None:
@@ -551,10 +447,10 @@ _ABANDONING: Final = (
     ("make", "wrapper"),
     [
         # Without an init they stay: what the others are measured by.
-        pytest.param(DIRECT, in_pid_namespace(), id="pid1-none", marks=_root_only),
-        pytest.param("tini", in_pid_namespace(), id="pid1-tini", marks=_root_only),
-        pytest.param("dumb-init", in_pid_namespace(), id="pid1-dumb-init", marks=_root_only),
-        pytest.param("leaderexec", in_pid_namespace(), id="pid1-leaderexec", marks=_root_only),
+        pytest.param(DIRECT, in_pid_namespace(), id="pid1-none", marks=root_only),
+        pytest.param("tini", in_pid_namespace(), id="pid1-tini", marks=root_only),
+        pytest.param("dumb-init", in_pid_namespace(), id="pid1-dumb-init", marks=root_only),
+        pytest.param("leaderexec", in_pid_namespace(), id="pid1-leaderexec", marks=root_only),
         pytest.param("tini -s", (), id="subreaper-tini"),
         pytest.param("leaderexec", (), id="subreaper-leaderexec"),
     ],
@@ -563,8 +459,10 @@ def test_orphans_are_reaped_while_the_child_runs(
     candidates: Candidates, make: str, wrapper: Sequence[str]
 ) -> None:
     """Hundreds of processes that the child has abandoned leave no zombie; those that live stay."""
-    init = make_init(candidates, make, child=_ABANDONING, wrapper=wrapper).start()
-    child = init.wait_child("tail")
+    init = make_init(
+        candidates, make, "--log-level=debug", child=_ABANDONING, wrapper=wrapper
+    ).start()
+    child = init.wait_named("tail")
     reaper = child if make == DIRECT else init.keeper if make in OURS else init.guardian
 
     def orphans(state: str) -> list[int]:
@@ -578,6 +476,8 @@ def test_orphans_are_reaped_while_the_child_runs(
     zombies = len(ended) if make == DIRECT else 0
     wait_until(lambda: len(orphans("Z")) == zombies, timeout_s=BOUND_S, what=f"{zombies} zombies")
     assert name_of(child) == "tail"
+    if make in OURS:
+        init.wait_event("orphans reaped")
 
 
 #: Whether what ignores TERM, in a session of its own, outlives the child, and whether the child

@@ -1,4 +1,4 @@
-"""Where and how we are started: odd descriptors, priorities, limits, neighbours, powers."""
+"""Where and how leaderexec is started: odd descriptors, priorities, limits, neighbours, powers."""
 
 from __future__ import annotations
 
@@ -13,26 +13,24 @@ import pytest
 
 from tests.support.candidate import (
     BRISK,
+    LONG,
     as_user,
     child_command,
-    children_of,
     in_pid_namespace,
     is_gone,
     kill,
     state_of,
-    stop,
 )
-from tests.support.fault_suite import TAKEOVER_S
+from tests.support.candidates import TAKEOVER_S
+from tests.support.required import root_only
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from tests.support.candidates import Candidates
 
-_ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="changing users or /proc needs root")
-
 
 def test_started_without_standard_descriptors(candidates: Candidates) -> None:
-    """Closed 0, 1 and 2 are not taken by ours, and the child starts without them as well."""
+    """No process of leaderexec takes closed 0, 1 and 2, and the child starts without them."""
     wrapper = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
     fds = candidates.directory / "fds"
     child = ["/bin/sh", "-c", f"ls /proc/$$/fd > {fds}; exit 5"]
@@ -42,14 +40,14 @@ def test_started_without_standard_descriptors(candidates: Candidates) -> None:
 
 
 def test_processes_that_were_there_before_are_left_alone(candidates: Candidates) -> None:
-    """Background jobs of the shell that became us are no part of the tree."""
+    """Background jobs of the shell that became leaderexec are no part of the tree."""
     pid_path = candidates.directory / "stranger"
     wrapper = ["/bin/sh", "-c", f'sleep 600 & echo $! > {pid_path}; exec "$@"', "sh"]
     leader, tree = candidates.start_leader("a", wrapper=wrapper, child=child_command())
     stranger = int(pid_path.read_text())
     try:
         kill(leader.keeper)
-        candidates.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
+        candidates.assert_followed(tree)
         leader.terminate()
         assert leader.wait() == 143
         assert not is_gone(stranger)
@@ -57,7 +55,7 @@ def test_processes_that_were_there_before_are_left_alone(candidates: Candidates)
         os.kill(stranger, signal.SIGKILL)
 
 
-@_ROOT_ONLY
+@root_only
 def test_a_command_that_a_capability_reaches(candidates: Candidates) -> None:
     """What execve would run is not refused for what the modes say of the user."""
     program = candidates.directory / "private" / "program"
@@ -68,7 +66,7 @@ def test_a_command_that_a_capability_reaches(candidates: Candidates) -> None:
 
 
 def test_all_signals_blocked_by_the_parent(candidates: Candidates) -> None:
-    """A blocked mask that we inherited does not reach the child, and TERM reaches us."""
+    """An inherited mask does not reach the child, an ignored CHLD does; TERM is heard."""
     script = (
         "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
         "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65)); "
@@ -77,49 +75,51 @@ def test_all_signals_blocked_by_the_parent(candidates: Candidates) -> None:
     leader, _ = candidates.start_leader(
         "a", wrapper=[sys.executable, "-c", script], child=child_command("--state-note")
     )
-    assert candidates.witness.wait_note("state", "a").data["state"]["blocked"] == []
+    state = candidates.witness.wait_note("state", "a").data["state"]
+    assert state["blocked"] == []
+    assert "CHLD" in state["ignored"]
     leader.terminate()
     assert leader.wait() == 143
 
 
-@pytest.mark.parametrize("nice", [0, 5])
-def test_the_childs_priority_is_what_ours_was(candidates: Candidates, nice: int) -> None:
-    """We are prompt ourselves; the child is scheduled as if we were not there."""
-    leader, tree = candidates.start_leader("a", wrapper=["nice", "-n", str(nice)])
+_OTHER = os.SCHED_OTHER
+_NO_NICE = ("setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice")
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "nice", "policy"),
+    [
+        ((), 0, _OTHER),
+        pytest.param(("chrt", "--batch", "0"), 0, os.SCHED_BATCH, marks=root_only),
+        pytest.param(("chrt", "--idle", "0"), 0, os.SCHED_IDLE, marks=root_only),
+        # A guardian may have been started at -5 without the right to set that itself.
+        pytest.param(("nice", "-n", "-5", *_NO_NICE), -5, _OTHER, marks=root_only),
+    ],
+    ids=["ordinary", "batch", "idle", "negative-nice"],
+)
+def test_the_child_is_scheduled_as_leaderexec_was(
+    candidates: Candidates, wrapper: tuple[str, ...], nice: int, policy: int
+) -> None:
+    """The keeper may have a better priority; the child has the one that the user chose."""
+    leader, tree = candidates.start_leader("a", wrapper=wrapper)
     assert os.getpriority(os.PRIO_PROCESS, tree.main) == nice
-    if os.geteuid() == 0:
+    assert os.sched_getscheduler(tree.main) == policy
+    if os.geteuid() == 0 and not wrapper:
         assert os.getpriority(os.PRIO_PROCESS, leader.keeper) < 0
 
 
-@_ROOT_ONLY
-@pytest.mark.parametrize("policy", ["--batch", "--idle"])
-def test_the_childs_scheduling_policy_is_kept(candidates: Candidates, policy: str) -> None:
-    """A policy that the user chose is passed on."""
-    _, tree = candidates.start_leader("a", wrapper=["chrt", policy, "0"])
-    expected = os.SCHED_BATCH if policy == "--batch" else os.SCHED_IDLE
-    assert os.sched_getscheduler(tree.main) == expected
-
-
-@_ROOT_ONLY
-def test_a_negative_nice_value_without_the_right_to_it(candidates: Candidates) -> None:
-    """A guardian that was started at -5, and may not set that itself, passes it on."""
-    wrapper = ["nice", "-n", "-5", "setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice"]
-    _, tree = candidates.start_leader("a", wrapper=wrapper)
-    assert os.getpriority(os.PRIO_PROCESS, tree.main) == -5
-
-
-@_ROOT_ONLY
+@root_only
 def test_proc_of_another_namespace_is_refused(candidates: Candidates) -> None:
-    """With a /proc that shows other numbers the tree could not be found: we do not start."""
+    """With a /proc that shows other numbers the tree could not be found: it does not start."""
     candidate = candidates.start("a", wrapper=["unshare", "--pid", "--fork", "--kill-child"])
     assert candidate.wait() == 2
     assert "/proc" in candidate.log
 
 
-@_ROOT_ONLY
+@root_only
 def test_a_tree_that_may_not_be_killed_is_never_released(candidates: Candidates) -> None:
     """Rule 9: where a kill is refused, the lock is kept, even if then the guardian dies."""
-    candidates.timing = ("--lease-duration=60s", "--renew-deadline=40s", "--retry-period=1s")
+    candidates.timing = LONG
     child = child_command("--uid", "65534", "--ignore", "TERM")
     leader, tree = candidates.start_leader(
         "a",
@@ -141,41 +141,19 @@ def test_a_tree_that_may_not_be_killed_is_never_released(candidates: Candidates)
     candidates.assert_exclusive()
 
 
-@_ROOT_ONLY
-def test_a_short_pause_of_the_guardian_costs_nothing(candidates: Candidates) -> None:
-    """A guardian that slept beyond the renew deadline hears the grants that waited first.
-
-    As PID 1, since elsewhere its elector would have killed it for its silence.
-    """
-    candidates.timing = ("--lease-duration=20s", "--renew-deadline=3s", "--retry-period=1s")
-    leader, tree = candidates.start_leader(
-        "a", wrapper=in_pid_namespace(), child=child_command("--ignore", "USR2")
-    )
-    guardian = leader.guardian
-    stop(guardian)
-    leader.wait_event("the guardian is silent: no more renewals, killing it")
-    os.kill(guardian, signal.SIGCONT)
-    wait_until(lambda: state_of(guardian) != "T", timeout_s=5, what="continued")
-    os.kill(guardian, signal.SIGUSR2)
-    candidates.witness.wait_note("signal USR2", "a")
-    assert not leader.events("stopping")
-    assert tree.run == candidates.witness.trees("a")[0].run
-    candidates.assert_exclusive()
-
-
 @pytest.mark.parametrize(
     ("wrapper", "refused"), [((), os.geteuid() != 0), (("unshare", "--user"), True)]
 )
 def test_without_the_power_to_kill_anybody_the_child_gains_no_privileges(
     candidates: Candidates, wrapper: tuple[str, ...], refused: bool
 ) -> None:
-    """Rule 9: unless we are root, no setuid program below becomes one whom we may not kill."""
+    """Rule 9: unless it is root, no setuid program below becomes one that it may not kill."""
     child = ["/bin/sh", "-c", "grep NoNewPrivs /proc/self/status"]
     assert candidates.start("a", wrapper=wrapper, child=child).wait() == 0
     assert candidates.by_name["a"].output.split() == ["NoNewPrivs:", str(int(refused))]
 
 
-@_ROOT_ONLY
+@root_only
 def test_two_instances_in_one_slot_have_two_names(candidates: Candidates) -> None:
     """Rule 12: the slot's name is one process's, even where several are PID 1 and know the slot."""
     slot = {"POD_UID": "0" * 32, "CONTAINER_NAME": "server"}
@@ -190,7 +168,7 @@ def test_two_instances_in_one_slot_have_two_names(candidates: Candidates) -> Non
 
 
 @pytest.mark.alone
-def test_a_storm_of_forks_does_not_keep_us_from_answering(candidates: Candidates) -> None:
+def test_a_storm_of_forks_keeps_no_process_from_answering(candidates: Candidates) -> None:
     """Processes that fork as fast as they can do not make guardian and keeper look dead."""
     candidates.timing = BRISK  # the elector has to share the processor
     child = child_command("--chains", "60", "--chain-every", "50", "--ignore", "TERM")
@@ -202,8 +180,7 @@ def test_a_storm_of_forks_does_not_keep_us_from_answering(candidates: Candidates
     assert is_gone(guardian)
     assert "is silent" not in leader.log
     candidates.witness.wait_ended(tree)
-    candidates.witness.wait_successor(tree, timeout_s=TAKEOVER_S)
-    candidates.assert_exclusive()
+    candidates.assert_followed(tree)
 
 
 def test_the_elector_writes_to_a_terminal_with_tostop(candidates: Candidates) -> None:
@@ -219,7 +196,7 @@ def test_the_elector_writes_to_a_terminal_with_tostop(candidates: Candidates) ->
     os.set_blocking(master, False)
     (tree,) = candidates.witness.wait_running(1, "a", timeout_s=20)
     assert tree.running
-    guardian = leader.guardian
-    elector = next(p for p in children_of(guardian) if p != leader.keeper)
-    assert state_of(elector) != "T"
+    assert state_of(leader.elector) != "T"
+    leader.terminate()
+    assert leader.wait() == 143
     os.close(master)

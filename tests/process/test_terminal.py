@@ -1,7 +1,8 @@
-"""Terminals: whose keys they are, what Ctrl-Z stops, and what a shell makes of us.
+"""Terminals: whose keys they are, what Ctrl-Z stops, and what a shell makes of leaderexec.
 
 Each test types at the master side of a terminal. The shell is a real interactive bash; without one
-the guardian is the leader of its session, as it is in a container with a terminal.
+the guardian is the leader of its session, as it is in a container with a terminal. What can be seen
+without a shell is in tests/unit/test_terminal.py.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pytest
 
 from tests.support.candidate import (
     BRISK,
+    LONG,
     child_command,
     children_of,
     in_pid_namespace,
@@ -28,39 +30,43 @@ from tests.support.candidate import (
     state_of,
     stop,
 )
-from tests.support.fault_suite import TAKEOVER_S
-from tests.support.required import missing, or_skip
+from tests.support.candidates import TAKEOVER_S
+from tests.support.required import missing, or_skip, root_only
 from tests.support.slowfs import SlowExecutable, script_of
 from tests.support.wait import wait_until
 from tests.support.witness import now_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from tests.support.candidate import Candidate
     from tests.support.candidates import Candidates
+    from tests.support.witness import Tree
 
 CTRL_BACKSLASH: Final = "\x1c"
 CTRL_C: Final = "\x03"
 CTRL_Z: Final = "\x1a"
 
-#: Nothing that is stopped for less than many seconds is taken for dead.
-LONG: Final = ("--lease-duration=60s", "--renew-deadline=40s", "--retry-period=1s")
 #: A renewal is missed long before the guardian is taken for dead.
-PATIENT: Final = ("--lease-duration=60s", "--renew-deadline=10s", "--retry-period=8s")
-BOUND_S: Final = 20.0
+PATIENT: Final = ("--lease-duration=60s", "--renew-deadline=5s", "--retry-period=4s")
 
-#: Leaves how it was called in a script, for an interactive shell to run: `bash NAME.job`.
+#: Leaves how it was called in a script, for an interactive shell to run: `bash a.job`.
 _SHELL: Final = (
     'name=$WITNESS_CANDIDATE; printf "exec%s 2>>%q.log\\n" "$(printf " %q" "$@")" "$name" '
     '> "$name.job"; PS1="> " exec bash --norc --noprofile --noediting -i'
 )
-_ROOT_ONLY: Final = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
-
 SESSION_LEADER: Final = ("setsid", "--ctty", "--wait")
 #: As a container runtime starts it: PID 1 and the leader of a session with a terminal.
 CONTAINER: Final = (*in_pid_namespace(), "setsid", "--ctty")
+without_a_shell: Final = pytest.mark.parametrize(
+    "wrapper", [SESSION_LEADER, pytest.param(CONTAINER, marks=root_only)], ids=["session", "pid1"]
+)
+
+
+def until(condition: Callable[[], object], what: str | Callable[[], str]) -> None:
+    """Wait for a condition."""
+    wait_until(condition, timeout_s=20, what=what)
 
 
 class Screen:
@@ -91,11 +97,7 @@ class Screen:
 
     def wait_shown(self, text: str) -> None:
         """Wait until it shows `text`."""
-        wait_until(
-            lambda: text in self.shown,
-            timeout_s=BOUND_S,
-            what=lambda: f"{text!r} is shown; shown: {self.shown[-2000:]}",
-        )
+        until(lambda: text in self.shown, lambda: f"{text!r} is shown: {self.shown[-2000:]}")
 
     @property
     def holder(self) -> int:
@@ -104,10 +106,9 @@ class Screen:
 
     def wait_holder(self, group: int) -> None:
         """Wait until `group` is in its foreground."""
-        wait_until(
+        until(
             lambda: self.holder == group,
-            timeout_s=BOUND_S,
-            what=lambda: f"{group} has it, not {self.holder}; shown: {self.shown[-2000:]}",
+            lambda: f"{group} has it, not {self.holder}; shown: {self.shown[-2000:]}",
         )
 
     def resize(self, rows: int) -> None:
@@ -119,7 +120,7 @@ class Screen:
         return bool(termios.tcgetattr(self._master)[3] & flags == flags)
 
     def hang_up(self) -> None:
-        """Close the side that we are at, as a terminal's window does."""
+        """Close the master side, as a terminal's window does."""
         if self._master >= 0:
             os.close(self._master)
             self._master = -1
@@ -141,14 +142,13 @@ def _long_leases(candidates: Candidates) -> None:
 def start_on(
     candidates: Candidates,
     screen: Screen,
-    name: str,
     *options: str,
     child: Sequence[str] | None = None,
     wrapper: Sequence[str] = SESSION_LEADER,
     stderr: int | None = None,
 ) -> Candidate:
     """Start a candidate that has the terminal."""
-    candidate = candidates.make(name, *options, child=child, wrapper=wrapper, stderr=stderr)
+    candidate = candidates.make("a", *options, child=child, wrapper=wrapper, stderr=stderr)
     candidate.stdin = screen.slave
     candidate.start()
     os.close(screen.slave)  # it is hung up when nobody else has it
@@ -158,19 +158,34 @@ def start_on(
 def start_shell(
     candidates: Candidates,
     screen: Screen,
-    name: str,
+    line: str,
     *options: str,
     child: Sequence[str] | None = None,
 ) -> Candidate:
-    """Start an interactive shell for the candidate: `bash NAME.job` is to be typed."""
+    """Start an interactive shell, and type the line that starts the candidate: `bash a.job`."""
     if not shutil.which("bash"):
         missing("bash", "an interactive shell is needed")
     wrapper = (*SESSION_LEADER, "bash", "-c", _SHELL, "bash")
-    candidate = start_on(
-        candidates, screen, name, *options, child=child, wrapper=wrapper, stderr=screen.slave
-    )
+    a = start_on(candidates, screen, *options, child=child, wrapper=wrapper, stderr=screen.slave)
     screen.wait_shown("> ")
-    return candidate
+    screen.enter(line)
+    return a
+
+
+def start_job(
+    candidates: Candidates, screen: Screen, *flags: str, line: str = "bash a.job"
+) -> tuple[Candidate, int]:
+    """Have a shell start a candidate, and wait for its test child with these flags."""
+    a = start_shell(candidates, screen, line, child=child_command(*flags))
+    return a, wait_tree(candidates)
+
+
+def start_second(candidates: Candidates, screen: Screen, line: str = "bash a.job") -> Candidate:
+    """Have a shell start a candidate that stands by; another one leads."""
+    leader, _ = candidates.start_leader("l")
+    a = start_shell(candidates, screen, line)
+    a.wait_event(f"leader is {leader.identity}")
+    return a
 
 
 def shell_of(candidate: Candidate) -> int:
@@ -179,163 +194,117 @@ def shell_of(candidate: Candidate) -> int:
     return shell
 
 
-def wait_tree(candidates: Candidates, name: str) -> int:
-    """Wait until its child is ready, and return the pid, which is the process group's."""
-    (tree,) = candidates.witness.wait_running(1, name, timeout_s=BOUND_S)
-    candidates.witness.wait_note("ready", name)
+def wait_tree(candidates: Candidates) -> int:
+    """Wait until the child is ready, and return the pid, which is the process group's."""
+    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
+    candidates.witness.wait_note("ready", "a")
     return tree.main
 
 
 def wait_state(pid: int, *, stopped: bool) -> None:
     """Wait until a process is stopped, or is not."""
-    wait_until(
+    until(
         lambda: (state_of(pid) == "T") is stopped,
-        timeout_s=BOUND_S,
-        what=lambda: f"{pid} is {'' if stopped else 'not '}stopped: {state_of(pid)}",
+        lambda: f"{pid} is {'' if stopped else 'not '}stopped: {state_of(pid)}",
     )
 
 
 def wait_output(candidate: Candidate, text: str) -> None:
     """Wait until `text` was written to the standard output of a shell or its job."""
-    wait_until(
+    until(
         lambda: text in candidate.output,
-        timeout_s=BOUND_S,
-        what=lambda: f"{text!r} is written; log:\n{candidate.log[-2000:]}",
+        lambda: f"{text!r} is written; log:\n{candidate.log[-2000:]}",
     )
 
 
 def suspend(screen: Screen, candidate: Candidate) -> None:
     """Press Ctrl-Z, and see the shell take the terminal from a job that is stopped."""
     guardian = candidate.guardian
+    shown = screen.shown.count("Stopped")
     screen.press(CTRL_Z)
     wait_state(guardian, stopped=True)
     screen.wait_holder(shell_of(candidate))
-    screen.wait_shown("Stopped")
+    until(lambda: screen.shown.count("Stopped") > shown, "the shell says that it is stopped")
 
 
-def signals(candidates: Candidates, name: str) -> list[str]:
-    """Return all signals that its children were ever sent, in order."""
-    words = [note.text.partition(" ") for note in candidates.witness.notes(name)]
-    return [rest for word, _, rest in words if word == "signal"]
+def tree_and_standby(candidates: Candidates) -> Tree:
+    """Start a standby, and return the leader's tree."""
+    candidates.start_standby("b")
+    (tree,) = candidates.witness.trees("a")
+    return tree
 
 
 # --- Ctrl-Z, with a shell --------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_ctrl_z_and_fg(candidates: Candidates, screen: Screen) -> None:
-    """The whole job stops and goes on: same child, still leading, though a renewal was missed.
+    """The whole job stops and goes on, again and again: same child, though a renewal was missed.
 
     What the elector renewed while the guardian was stopped is heard before the time counts.
     """
     candidates.timing = PATIENT
-    a = start_shell(candidates, screen, "a")
-    screen.enter("bash a.job")
-    child = wait_tree(candidates, "a")
+    a, child = start_job(candidates, screen)
     screen.wait_holder(child)
-    suspend(screen, a)
-    assert state_of(child) == "T"
-    over_ns = now_ns() + 10_500_000_000
-    wait_until(lambda: now_ns() > over_ns, timeout_s=BOUND_S, what="the renew deadline is past")
-    screen.enter("fg")
-    wait_state(child, stopped=False)
-    screen.wait_holder(child)
-    a.wait_event("continued")
-    screen.resize(30)
-    candidates.witness.wait_note("signal WINCH", "a")
-    assert signals(candidates, "a") == ["TSTP", "CONT", "WINCH"]
-    (tree,) = candidates.witness.running()
-    assert tree.main == child
-    assert not a.events("stopping")
-    candidates.assert_exclusive()
-
-
-def test_ctrl_z_again_and_again(candidates: Candidates, screen: Screen) -> None:
-    """A job is stopped and continued as often as somebody likes, with one CONT for each TSTP."""
-    a = start_shell(candidates, screen, "a")
-    screen.enter("bash a.job")
-    child = wait_tree(candidates, "a")
-    for number in range(1, 6):
+    for number, stopped_s in enumerate((0, 0, 5.5), start=1):
         suspend(screen, a)
+        assert state_of(child) == "T"
+        over_ns = now_ns() + int(stopped_s * 1e9)
+        until(lambda over_ns=over_ns: now_ns() > over_ns, "the renew deadline is past")  # type: ignore[misc]
         screen.enter("fg")
         screen.wait_holder(child)
         # A TSTP would take back a CONT that still waits to be read.
         candidates.witness.wait_note("signal CONT", "a", count=number)
-    assert signals(candidates, "a") == ["TSTP", "CONT"] * 5
+    a.wait_event("continued", count=3)
+    screen.resize(30)
+    candidates.witness.wait_note("signal WINCH", "a")
+    assert candidates.signals() == ["TSTP", "CONT"] * 3 + ["WINCH"]
+    assert [tree.main for tree in candidates.witness.running()] == [child]
+    assert not a.events("stopping")
 
 
 def test_ctrl_z_and_no_fg(candidates: Candidates, screen: Screen) -> None:
     """Rule 16: a job that nobody continues is dead before another leads."""
     candidates.timing = BRISK
-    a = start_shell(candidates, screen, "a", child=child_command("--ignore", "TERM"))
-    screen.enter("bash a.job")
-    wait_tree(candidates, "a")
-    candidates.start_standby("b")
+    a, _ = start_job(candidates, screen, "--ignore", "TERM")
+    tree = tree_and_standby(candidates)
     guardian = a.guardian
     suspend(screen, a)
-    (tree,) = candidates.witness.trees("a")
-    successor = candidates.witness.wait_successor(tree, timeout_s=2 * TAKEOVER_S)
-    assert successor.candidate == "b"
+    candidates.assert_followed(tree, "b", timeout_s=2 * TAKEOVER_S)
     assert is_gone(guardian)
     assert a.events("stopped: leadership is lost and the tree killed unless continued")
     screen.enter("")
     screen.wait_shown("Killed")
-    candidates.assert_exclusive()
 
 
 def test_ctrl_z_and_the_death_of_the_keeper(candidates: Candidates, screen: Screen) -> None:
     """What a dead keeper leaves falls to the guardian, which goes on to end it in time."""
     candidates.timing = BRISK
-    child = child_command("--ignore", "TERM", "--spawn", "setsid+ignore")
-    a = start_shell(candidates, screen, "a", child=child)
-    screen.enter("bash a.job")
-    wait_tree(candidates, "a")
-    candidates.start_standby("b")
+    a, _ = start_job(candidates, screen, "--ignore", "TERM", "--spawn", "setsid+ignore")
+    tree = tree_and_standby(candidates)
     suspend(screen, a)
-    (tree,) = candidates.witness.trees("a")
     assert len(tree.pids) == 2
     kill(a.keeper)
-    candidates.witness.wait_successor(tree, timeout_s=2 * TAKEOVER_S)
-    candidates.assert_exclusive()
+    candidates.assert_followed(tree, timeout_s=2 * TAKEOVER_S)
 
 
-def test_a_stopped_job_is_ended(candidates: Candidates, screen: Screen) -> None:
-    """`kill %1` of a shell, which is TERM and CONT, ends a stopped job and gives the lock back."""
-    child = child_command("--exit-on", "TERM", "--spawn", "plain")
-    a = start_shell(candidates, screen, "a", child=child)
-    screen.enter("bash a.job")
-    wait_tree(candidates, "a")
-    candidates.start_standby("b")
+@pytest.mark.parametrize("how", ["kill %1", "the terminal hangs up"])
+def test_a_stopped_job_is_ended(candidates: Candidates, screen: Screen, how: str) -> None:
+    """A shell's TERM or HUP, and its CONT, reach the child of a stopped job; the lock is free."""
+    a, _ = start_job(candidates, screen, "--exit-on", "TERM,HUP", "--spawn", "plain")
+    tree = tree_and_standby(candidates)
     suspend(screen, a)
-    (tree,) = candidates.witness.trees("a")
     for pid in tree.pids:  # one that stops only after the TERM is not continued
         wait_state(pid, stopped=True)
-    screen.enter("kill %1")
-    assert candidates.witness.wait_successor(tree, timeout_s=BOUND_S).candidate == "b"
-    candidates.assert_exclusive()
-
-
-def test_a_term_waits_for_a_stopped_job(candidates: Candidates, screen: Screen) -> None:
-    """TERM to a stopped guardian is obeyed when it is continued, as with any stopped process."""
-    a = start_shell(
-        candidates, screen, "a", child=child_command("--exit-on", "TERM", "--exit", "7")
-    )
-    screen.enter("bash a.job")
-    child = wait_tree(candidates, "a")
-    guardian = a.guardian
-    suspend(screen, a)
-    os.kill(guardian, signal.SIGTERM)
-    assert state_of(child) == "T"
-    screen.enter("fg; echo code=$?")
-    wait_output(a, "code=7")
-    screen.wait_holder(shell_of(a))
+    if how == "kill %1":
+        screen.enter(how)
+    else:
+        screen.hang_up()
+    candidates.assert_followed(tree, "b")
 
 
 def test_ctrl_z_and_bg(candidates: Candidates, screen: Screen) -> None:
     """`bg` continues the child without the terminal, which is the shell's until the end."""
-    a = start_shell(candidates, screen, "a", child=child_command("--exit-on", "TERM"))
-    screen.enter("bash a.job")
-    child = wait_tree(candidates, "a")
+    a, child = start_job(candidates, screen, "--exit-on", "TERM")
     guardian = a.guardian
     suspend(screen, a)
     screen.enter("bg")
@@ -344,18 +313,16 @@ def test_ctrl_z_and_bg(candidates: Candidates, screen: Screen) -> None:
     shell = shell_of(a)
     assert screen.holder == shell
     os.kill(guardian, signal.SIGTERM)
-    wait_until(lambda: is_gone(guardian), timeout_s=BOUND_S, what="the end of the guardian")
+    until(lambda: is_gone(guardian), "the end of the guardian")
     assert screen.holder == shell, "nobody took the terminal from the shell"
     screen.enter("echo still $((40 + 2))")
     wait_output(a, "still 42")
-    assert signals(candidates, "a") == ["TSTP", "CONT", "TERM"]
+    assert candidates.signals() == ["TSTP", "CONT", "TERM"]
 
 
 def test_a_child_that_stops_itself(candidates: Candidates, screen: Screen) -> None:
     """Programs that stop themselves with SIGSTOP stop the job too; else nobody had the terminal."""
-    a = start_shell(candidates, screen, "a", child=child_command("--stop"))
-    screen.enter("bash a.job")
-    child = wait_tree(candidates, "a")
+    a, child = start_job(candidates, screen, "--stop")
     wait_state(a.guardian, stopped=True)
     screen.wait_holder(shell_of(a))
     screen.enter("fg")
@@ -363,47 +330,39 @@ def test_a_child_that_stops_itself(candidates: Candidates, screen: Screen) -> No
     wait_state(child, stopped=False)
 
 
-def test_ctrl_z_on_a_standby(candidates: Candidates, screen: Screen) -> None:
-    """A standby stops and goes on like any process, and can still become the leader."""
-    leader, tree = candidates.start_leader("l")
-    a = start_shell(candidates, screen, "a")
-    screen.enter("bash a.job")
-    a.wait_event(f"leader is {leader.identity}")
-    suspend(screen, a)
+@pytest.mark.parametrize("background", [False, True])
+def test_fg_of_a_standby(candidates: Candidates, screen: Screen, background: bool) -> None:
+    """A standby that was stopped or in the background and is continued hands over the terminal."""
+    a = start_second(candidates, screen, "bash a.job &" if background else "bash a.job")
+    (tree,) = candidates.witness.trees("l")
+    if not background:
+        suspend(screen, a)
     screen.enter("fg")
-    wait_state(a.guardian, stopped=False)
-    leader.terminate()
-    successor = candidates.witness.wait_successor(tree, timeout_s=BOUND_S)
-    assert successor.candidate == "a"
-    screen.wait_holder(successor.main)
-    candidates.assert_exclusive()
+    screen.wait_holder(a.guardian)
+    candidates.by_name["l"].terminate()
+    screen.wait_holder(candidates.assert_followed(tree, "a").main)
 
 
 def test_ctrl_z_while_the_child_drains(candidates: Candidates, screen: Screen) -> None:
     """A child that was asked to stop is not left stopped: it drains to its end."""
-    child = child_command("--drain", "2", "--exit", "3")
-    a = start_shell(candidates, screen, "a", "--stop-timeout=1h", child=child)
-    screen.enter("bash a.job; echo code=$?")
-    wait_tree(candidates, "a")
+    flags = ("--drain", "2", "--exit", "3")
+    a, _ = start_job(candidates, screen, *flags, line="bash a.job; echo code=$?")
     a.terminate()
     candidates.witness.wait_note("signal TERM", "a")
     screen.press(CTRL_Z)
     candidates.witness.wait_note("signal TSTP", "a")
     screen.wait_shown("^Z")
     wait_output(a, "code=3")
-    assert signals(candidates, "a") == ["TERM", "TSTP", "CONT"]
+    assert candidates.signals() == ["TERM", "TSTP", "CONT"]
 
 
 # --- pipelines and the background ------------------------------------------------------------
 
 
 def test_ctrl_z_on_a_pipeline(candidates: Candidates, screen: Screen) -> None:
-    """Whoever is in a pipeline with us stops and goes on with us."""
-    a = start_shell(candidates, screen, "a", child=child_command("--exit-on", "TERM"))
-    screen.enter("bash a.job | cat")
-    child = wait_tree(candidates, "a")
-    guardian = a.guardian
-    shell = shell_of(a)
+    """The others of a pipeline stop and go on with it."""
+    a, child = start_job(candidates, screen, "--exit-on", "TERM", line="bash a.job | cat")
+    guardian, shell = a.guardian, shell_of(a)
     (cat,) = [pid for pid in children_of(shell) if pid != guardian]
     suspend(screen, a)
     assert [state_of(pid) for pid in (guardian, cat, child)] == ["T"] * 3
@@ -411,7 +370,7 @@ def test_ctrl_z_on_a_pipeline(candidates: Candidates, screen: Screen) -> None:
     for pid in (guardian, cat, child):
         wait_state(pid, stopped=False)
     screen.press(CTRL_C)
-    wait_until(lambda: is_gone(guardian), timeout_s=BOUND_S, what="the end of the guardian")
+    until(lambda: is_gone(guardian), "the end of the guardian")
     screen.wait_holder(shell)
 
 
@@ -419,22 +378,16 @@ def test_a_pipelines_child_that_asks_gets_the_terminal(
     candidates: Candidates, screen: Screen
 ) -> None:
     """A child that is not given the terminal at its start has it when it reads from it."""
-    got = candidates.directory / "got"
-    child = ["bash", "-c", f"read -r line </dev/tty; echo $line > {got}"]
-    start_shell(candidates, screen, "a", child=child)
-    screen.enter("true | bash a.job")
-    candidates.by_name["a"].wait_event("child started")
+    child = ["bash", "-c", "read -r line </dev/tty; echo got $line"]
+    a = start_shell(candidates, screen, "true | bash a.job", child=child)
+    a.wait_event("child started")
     screen.enter("hello")
-    wait_until(
-        lambda: got.exists() and got.read_text() == "hello\n", timeout_s=BOUND_S, what="the line"
-    )
+    wait_output(a, "got hello")
 
 
 def test_started_in_the_background(candidates: Candidates, screen: Screen) -> None:
     """The child of a background job has no terminal, and gets it with `fg`'s CONT, unseen."""
-    a = start_shell(candidates, screen, "a")
-    screen.enter("bash a.job &")
-    child = wait_tree(candidates, "a")
+    a, child = start_job(candidates, screen, line="bash a.job &")
     assert screen.holder == shell_of(a)
     screen.enter("fg")
     screen.wait_holder(a.guardian)
@@ -442,15 +395,13 @@ def test_started_in_the_background(candidates: Candidates, screen: Screen) -> No
     screen.wait_holder(child)
     screen.resize(30)
     candidates.witness.wait_note("signal WINCH", "a")
-    assert signals(candidates, "a") == ["WINCH"]
+    assert candidates.signals() == ["WINCH"]
     suspend(screen, a)
 
 
 def test_keys_for_a_job_that_was_in_the_background(candidates: Candidates, screen: Screen) -> None:
-    """Where `fg` told us nothing, Ctrl-Z stops the job as well, and Ctrl-C ends it."""
-    a = start_shell(candidates, screen, "a", child=child_command("--exit-on", "TERM"))
-    screen.enter("bash a.job &")
-    child = wait_tree(candidates, "a")
+    """Where `fg` tells the guardian nothing, Ctrl-Z stops the job as well, and Ctrl-C ends it."""
+    a, child = start_job(candidates, screen, "--exit-on", "TERM", line="bash a.job &")
     screen.enter("fg")
     screen.wait_holder(a.guardian)
     suspend(screen, a)
@@ -461,71 +412,52 @@ def test_keys_for_a_job_that_was_in_the_background(candidates: Candidates, scree
     screen.wait_holder(a.guardian)
     screen.press(CTRL_C)
     wait_output(a, "code=0")
-    assert signals(candidates, "a") == ["TSTP", "CONT", "TERM"]
+    assert candidates.signals() == ["TSTP", "CONT", "TERM"]
 
 
 def test_reading_in_the_background(candidates: Candidates, screen: Screen) -> None:
     """A background child that reads from the terminal stops the job until `fg`, which hands it."""
-    got = candidates.directory / "got"
-    child = ["bash", "-c", f"read -r line; echo $line > {got}"]
-    a = start_shell(candidates, screen, "a", child=child)
-    screen.enter("bash a.job &")
+    child = ["bash", "-c", "read -r line; echo got $line"]
+    a = start_shell(candidates, screen, "bash a.job &", child=child)
     a.wait_event("child started")
     wait_state(a.guardian, stopped=True)
     screen.enter("jobs -l")
     wait_output(a, "tty input")
     screen.enter("fg")
-    wait_until(lambda: screen.holder != shell_of(a), timeout_s=BOUND_S, what="in the foreground")
+    until(lambda: screen.holder != shell_of(a), "in the foreground")
     screen.enter("hello")
-    wait_until(
-        lambda: got.exists() and got.read_text() == "hello\n", timeout_s=BOUND_S, what="the line"
-    )
-
-
-def test_fg_before_the_child_starts(candidates: Candidates, screen: Screen) -> None:
-    """A standby that was started in the background and is not there any more hands it over."""
-    leader, tree = candidates.start_leader("l")
-    a = start_shell(candidates, screen, "a")
-    screen.enter("bash a.job &")
-    a.wait_event(f"leader is {leader.identity}")
-    screen.enter("fg")
-    screen.wait_holder(a.guardian)
-    leader.terminate()
-    successor = candidates.witness.wait_successor(tree, timeout_s=BOUND_S)
-    screen.wait_holder(successor.main)
+    wait_output(a, "got hello")
 
 
 # --- without a shell -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrapper", [SESSION_LEADER, pytest.param(CONTAINER, marks=_ROOT_ONLY)])
+@without_a_shell
 def test_ctrl_z_where_nobody_could_continue(
     candidates: Candidates, screen: Screen, wrapper: Sequence[str]
 ) -> None:
     """As in `docker run -it`: the child is continued at once, keeps the terminal, and leads on."""
-    a = start_on(candidates, screen, "a", wrapper=wrapper)
-    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=BOUND_S)
-    candidates.witness.wait_note("ready", "a")
+    a = start_on(candidates, screen, wrapper=wrapper)
+    wait_tree(candidates)
     for count in (1, 2):
         screen.press(CTRL_Z)
         candidates.witness.wait_note("signal CONT", "a", count=count)
-    assert signals(candidates, "a") == ["TSTP", "CONT"] * 2
+    assert candidates.signals() == ["TSTP", "CONT"] * 2
     assert state_of(a.guardian) != "T"
     screen.press(CTRL_C)
-    candidates.witness.wait_note("signal INT", "a")
     assert a.wait() == 130
-    candidates.witness.wait_ended(tree)
-    assert signals(candidates, "a") == ["TSTP", "CONT"] * 2 + ["INT"]
+    candidates.witness.wait_running(0)
+    assert candidates.signals() == ["TSTP", "CONT"] * 2 + ["INT"]
 
 
 def test_an_operators_stop_is_left_alone(candidates: Candidates, screen: Screen) -> None:
     """Where no shell is, SIGSTOP to the child is not undone: somebody wants to look at it."""
-    a = start_on(candidates, screen, "a", child=child_command("--ignore", "USR1"))
-    child = wait_tree(candidates, "a")
+    a = start_on(candidates, screen, child=child_command("--ignore", "USR1"))
+    child = wait_tree(candidates)
     stop(child)
     screen.press(CTRL_Z)  # nobody's any more: it is stopped already
     a.signal(signal.SIGUSR1)
-    wait_until(lambda: is_pending(child, signal.SIGUSR1), timeout_s=BOUND_S, what="USR1 waits")
+    until(lambda: is_pending(child, signal.SIGUSR1), "USR1 waits")
     assert state_of(child) == "T"
     os.kill(child, signal.SIGCONT)
     candidates.witness.wait_note("signal USR1", "a")
@@ -534,15 +466,14 @@ def test_an_operators_stop_is_left_alone(candidates: Candidates, screen: Screen)
 # --- the other keys, and the size ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrapper", [SESSION_LEADER, pytest.param(CONTAINER, marks=_ROOT_ONLY)])
+@without_a_shell
 def test_what_a_child_with_a_terminal_ever_gets(
     candidates: Candidates, screen: Screen, wrapper: Sequence[str]
 ) -> None:
     """Each key and each resize reaches the child once, and nothing else ever does."""
     child = child_command("--ignore", "INT,QUIT,HUP", "--exit-on", "TERM", "--exit", "5")
-    a = start_on(candidates, screen, "a", child=child, wrapper=wrapper)
-    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=BOUND_S)
-    candidates.witness.wait_note("ready", "a")
+    a = start_on(candidates, screen, child=child, wrapper=wrapper)
+    wait_tree(candidates)
     expected = []
     for keys, name in ((CTRL_C, "INT"), (CTRL_BACKSLASH, "QUIT"), (CTRL_C, "INT")):
         screen.press(keys)
@@ -554,53 +485,34 @@ def test_what_a_child_with_a_terminal_ever_gets(
     candidates.witness.wait_note("signal WINCH", "a", count=2)
     a.terminate()
     assert a.wait() == 5
-    candidates.witness.wait_ended(tree)
-    assert signals(candidates, "a") == [*expected, "WINCH", "WINCH", "TERM"]
+    assert candidates.signals() == [*expected, "WINCH", "WINCH", "TERM"]
 
 
 @pytest.mark.parametrize(("keys", "code"), [(CTRL_C, 130), (CTRL_BACKSLASH, 131)])
 def test_keys_end_a_standby(candidates: Candidates, screen: Screen, keys: str, code: int) -> None:
     """A standby has the terminal itself, and ends by its keys."""
-    leader, tree = candidates.start_leader("l")
-    a = start_shell(candidates, screen, "a")
-    screen.enter("bash a.job")
-    a.wait_event(f"leader is {leader.identity}")
+    a = start_second(candidates, screen)
     screen.wait_holder(a.guardian)
     screen.press(keys)
     screen.wait_holder(shell_of(a))
     screen.enter("echo code=$?")
     wait_output(a, f"code={code}")
-    assert candidates.witness.running() == [tree]
+    assert [tree.candidate for tree in candidates.witness.running()] == ["l"]
 
 
-def test_the_terminal_is_ours_again(candidates: Candidates, screen: Screen) -> None:
+def test_the_terminal_is_the_guardians_again(candidates: Candidates, screen: Screen) -> None:
     """A lost child leaves a standby that can be interrupted, whatever modes it had set."""
     child = ["bash", "-c", 'stty raw -echo; exec "$@"', "bash", *child_command()]
-    a = start_on(candidates, screen, "a", child=child)
-    first = wait_tree(candidates, "a")
-    screen.wait_holder(first)
+    a = start_on(candidates, screen, child=child)
+    screen.wait_holder(wait_tree(candidates))
     assert not screen.has_modes(termios.ISIG)
-    (tree,) = candidates.witness.trees("a")
-    candidates.start_standby("b")
+    tree = tree_and_standby(candidates)
     kill(a.keeper)
-    assert candidates.witness.wait_successor(tree, timeout_s=BOUND_S).candidate == "b"
+    candidates.assert_followed(tree, "b")
     screen.wait_holder(a.guardian)
     assert screen.has_modes(termios.ISIG | termios.ECHO | termios.ICANON)
     screen.press(CTRL_C)
     assert a.wait() == 130
-
-
-def test_the_next_child_has_the_terminal_too(candidates: Candidates, screen: Screen) -> None:
-    """With a second leadership the terminal is handed over again."""
-    a = start_on(candidates, screen, "a", child=child_command("--ignore", "INT"))
-    wait_tree(candidates, "a")
-    (tree,) = candidates.witness.trees("a")
-    kill(a.keeper)
-    successor = candidates.witness.wait_successor(tree, timeout_s=BOUND_S)
-    screen.wait_holder(successor.main)
-    candidates.witness.wait_note("ready", "a", count=2)
-    screen.press(CTRL_C)
-    candidates.witness.wait_note("signal INT", "a")
 
 
 def test_the_terminal_of_a_child_that_nobody_told_of(
@@ -610,41 +522,36 @@ def test_the_terminal_of_a_child_that_nobody_told_of(
     leader, tree = candidates.start_leader("l")
     with or_skip(lambda: SlowExecutable(tmp_path, script_of(child_command()))) as slow:
         wrapper = (*SESSION_LEADER, *slow.wrapper)
-        a = start_on(candidates, screen, "a", child=[str(slow.path)], wrapper=wrapper)
+        a = start_on(candidates, screen, child=[str(slow.path)], wrapper=wrapper)
         a.wait_event(f"leader is {leader.identity}")
         slow.hang(killable=True)
         leader.terminate()
         (hung,) = slow.wait_hung()
         screen.wait_holder(hung)
         kill(a.keeper)
-        wait_until(lambda: is_gone(hung), timeout_s=BOUND_S, what="it dies with its keeper")
+        until(lambda: is_gone(hung), "it dies with its keeper")
         slow.go_on()
-        successor = candidates.witness.wait_successor(tree, timeout_s=BOUND_S)
-        assert successor.candidate == "a"
-        screen.wait_holder(successor.main)
+        screen.wait_holder(candidates.assert_followed(tree, "a").main)
 
 
 def test_modes_that_a_child_leaves_on_purpose(candidates: Candidates, screen: Screen) -> None:
     """A child that ends by itself may have been started to change the terminal, as stty is."""
-    a = start_shell(candidates, screen, "a", child=["stty", "-echo"])
-    screen.enter("bash a.job")
+    a = start_shell(candidates, screen, "bash a.job", child=["stty", "-echo"])
     a.wait_event("gone")
     screen.wait_holder(shell_of(a))
     assert not screen.has_modes(termios.ECHO)
 
 
 def test_leftovers_do_not_keep_the_terminal(candidates: Candidates, screen: Screen) -> None:
-    """When the child has ended, Ctrl-C is ours, and the second kills what it has left."""
+    """When the child has ended, Ctrl-C is the guardian's, and the second kills what is left."""
     child = child_command("--fork-exit", "--ignore", "ALL")
-    a = start_on(candidates, screen, "a", "--stop-timeout=1h", child=child)
-    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=BOUND_S)
+    a = start_on(candidates, screen, "--stop-timeout=1h", child=child)
+    (tree,) = candidates.witness.wait_running(1, "a", timeout_s=TAKEOVER_S)
     guardian = a.guardian
     screen.wait_holder(guardian)
     screen.press(CTRL_C)
     screen.wait_shown("^C")
-    wait_until(
-        lambda: not is_pending(guardian, signal.SIGINT), timeout_s=BOUND_S, what="INT is read"
-    )
+    until(lambda: not is_pending(guardian, signal.SIGINT), "INT is read")
     assert not is_gone(guardian)
     assert tree.running
     screen.press(CTRL_C)
@@ -658,82 +565,37 @@ def test_leftovers_do_not_keep_the_terminal(candidates: Candidates, screen: Scre
 def test_the_terminal_of_a_leader_hangs_up(candidates: Candidates, screen: Screen) -> None:
     """Its child gets HUP once and nothing else, and may live on."""
     child = child_command("--ignore", "HUP", "--exit-on", "TERM")
-    a = start_on(candidates, screen, "a", child=child)
-    wait_tree(candidates, "a")
+    a = start_on(candidates, screen, child=child)
+    wait_tree(candidates)
     screen.hang_up()
     candidates.witness.wait_note("signal HUP", "a")
     a.terminate()
     assert a.wait() == 0
-    assert signals(candidates, "a") == ["HUP", "TERM"]
+    assert candidates.signals() == ["HUP", "TERM"]
 
 
-def test_the_terminal_of_a_standby_hangs_up(candidates: Candidates, screen: Screen) -> None:
-    """A standby whose terminal is gone ends: nobody would see it lead, or could interrupt it."""
-    leader, _ = candidates.start_leader("l")
-    a = start_on(candidates, screen, "a")
-    a.wait_event(f"leader is {leader.identity}")
-    screen.hang_up()
-    assert a.wait() == 129
+#: A shell's `nohup`.
+_NO_HUP: Final = (*SESSION_LEADER, "sh", "-c", 'trap "" HUP; exec "$@"', "sh")
 
 
-def test_a_standby_with_a_terminal_ignores_other_hangups(
-    candidates: Candidates, screen: Screen
-) -> None:
-    """A HUP that somebody sends is not for a standby while its terminal is there."""
+@pytest.mark.parametrize("what", ["terminal gone", "HUP sent", "terminal gone, HUP ignored"])
+def test_hang_ups_of_a_standby(candidates: Candidates, screen: Screen, what: str) -> None:
+    """It ends with its terminal, since nobody would see it lead or could interrupt it.
+
+    With HUP ignored it outlives that, and its child starts without one. A HUP that somebody sends
+    is not for a standby while its terminal is there.
+    """
     leader, tree = candidates.start_leader("l")
-    a = start_on(candidates, screen, "a")
+    wrapper = _NO_HUP if "ignored" in what else SESSION_LEADER
+    a = start_on(candidates, screen, wrapper=wrapper)
     a.wait_event(f"leader is {leader.identity}")
-    a.signal(signal.SIGHUP)
+    if what == "HUP sent":
+        a.signal(signal.SIGHUP)
+    else:
+        screen.hang_up()
+    if what == "terminal gone":
+        assert a.wait() == 129
+        return
     leader.terminate()
-    assert candidates.witness.wait_successor(tree, timeout_s=BOUND_S).candidate == "a"
-    assert not signals(candidates, "a")
-
-
-def test_a_child_starts_though_the_terminal_is_gone(candidates: Candidates, screen: Screen) -> None:
-    """With HUP ignored a standby outlives its terminal, and its child starts without one."""
-    leader, tree = candidates.start_leader("l")
-    wrapper = (*SESSION_LEADER, "sh", "-c", 'trap "" HUP; exec "$@"', "sh")
-    a = start_on(candidates, screen, "a", wrapper=wrapper)
-    a.wait_event(f"leader is {leader.identity}")
-    screen.hang_up()
-    leader.terminate()
-    assert candidates.witness.wait_successor(tree, timeout_s=BOUND_S).candidate == "a"
-
-
-def test_a_stopped_job_whose_terminal_hangs_up(candidates: Candidates, screen: Screen) -> None:
-    """The shell's last HUP and CONT reach the child of a stopped job, and the lock is free."""
-    a = start_shell(candidates, screen, "a", child=child_command("--exit-on", "HUP"))
-    screen.enter("bash a.job")
-    wait_tree(candidates, "a")
-    candidates.start_standby("b")
-    suspend(screen, a)
-    (tree,) = candidates.witness.trees("a")
-    screen.hang_up()
-    assert candidates.witness.wait_successor(tree, timeout_s=BOUND_S).candidate == "b"
-    candidates.assert_exclusive()
-
-
-# --- none at all -----------------------------------------------------------------------------
-
-
-def test_without_a_terminal_nothing_is_about_a_job(candidates: Candidates) -> None:
-    """TSTP and CONT are passed on, and a child that is stopped stops nobody else."""
-    a, tree = candidates.start_leader("a", child=child_command("--ignore", "USR1"))
-    a.signal(signal.SIGTSTP)
-    # A CONT would take back a TSTP that still waits to be read.
-    candidates.witness.wait_note("signal TSTP", "a")
-    wait_state(tree.main, stopped=True)
-    a.signal(signal.SIGCONT)
-    candidates.witness.wait_note("signal CONT", "a")
-    stop(tree.main)
-    a.signal(signal.SIGUSR1)
-    wait_until(
-        lambda: is_pending(tree.main, signal.SIGUSR1),
-        timeout_s=BOUND_S,
-        what="the guardian, which is not stopped, passes on USR1",
-    )
-    assert state_of(a.guardian) != "T"
-    os.kill(tree.main, signal.SIGCONT)
-    candidates.witness.wait_note("signal USR1", "a")
-    candidates.witness.wait_note("signal CONT", "a", count=2)
-    assert sorted(signals(candidates, "a")) == ["CONT", "CONT", "TSTP", "USR1"]
+    candidates.assert_followed(tree, "a")
+    assert not candidates.signals()

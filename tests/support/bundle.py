@@ -7,8 +7,6 @@ Must not know: what is in the bundle.
 Guards against: a test that runs a bundle of older sources, or one that finds by accident on this
 machine what the bundle lacks.
 
-    from tests.support import bundle
-    directory = bundle.bundle()            # the Path of it; skips where it cannot be built
     root = bundle.Root(tmp_path / "root")  # has busybox in /bin and the bundle in /leaderexec
     subprocess.run([*root.wrapper(init=True), "/leaderexec/leaderexec", "--version"])
 
@@ -25,7 +23,6 @@ import os
 import platform
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -115,43 +112,28 @@ def _forget_old(cache: Path) -> None:
 
 
 def busybox() -> Path:
-    """Return a static busybox: the machine's, or the distribution's package, unpacked."""
+    """Return a static busybox: the machine's, or that of the distribution's package."""
     found = shutil.which("busybox")
-    if found and _is_static(Path(found)):
+    if found and b"/ld-" not in Path(found).read_bytes()[:4096]:
         return Path(found)
-    cached = controlplane._cache() / "busybox-static"
-    program = cached / "bin" / "busybox"
-    if not program.exists():
-        try:
-            with _locked(controlplane._cache() / "busybox-lock"):
-                if not program.exists():
-                    _unpack_busybox(cached)
-        except (OSError, subprocess.SubprocessError, Unavailable) as error:
-            missing("busybox that is static (on Debian: apt-get install busybox-static)", error)
-    return program
-
-
-def _is_static(program: Path) -> bool:
-    with program.open("rb") as file:
-        return b"/ld-" not in file.read(4096)
+    cached = controlplane._cache() / "busybox"
+    try:
+        with _locked(controlplane._cache() / "busybox-lock"):
+            if not cached.exists():
+                _unpack_busybox(cached)
+    except (OSError, ValueError, Unavailable) as error:
+        missing("busybox that is static (on Debian: apt-get install busybox-static)", error)
+    return cached
 
 
 def _unpack_busybox(target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=target.parent) as scratch:
-        controlplane._run(
-            ["/usr/bin/apt-get", "download", "busybox-static"], directory=Path(scratch)
-        )
-        (package,) = Path(scratch).glob("*.deb")
-        fresh = Path(scratch) / "unpacked"
-        controlplane._run(["/usr/bin/dpkg-deb", "-x", str(package), str(fresh)])
-        for place in ("bin", "usr/bin"):
-            if (fresh / place / "busybox").exists():
-                (fresh / "bin").mkdir(exist_ok=True)
-                if place != "bin":
-                    (fresh / place / "busybox").rename(fresh / "bin" / "busybox")
-                fresh.rename(target)
-                return
-    raise Unavailable("the package busybox-static has no busybox")
+        directory = Path(scratch)
+        controlplane._run(["/usr/bin/apt-get", "download", "busybox-static"], directory=directory)
+        (package,) = directory.glob("*.deb")
+        controlplane._run(["/usr/bin/dpkg-deb", "-x", str(package), f"{scratch}/unpacked"])
+        (program,) = directory.glob("unpacked/**/bin/busybox")
+        program.rename(target)
 
 
 #: Executes a command with the strings in a file, as they are, for its environment.

@@ -31,6 +31,11 @@ FAST_LEASE_S = 5.0
 #: Short, but with room for a loaded machine.
 BRISK = ("--lease-duration=8s", "--renew-deadline=4s", "--retry-period=1s")
 BRISK_LEASE_S = 8.0
+#: Nobody loses a lease, and nothing that is stopped for some seconds is taken for dead.
+LONG = ("--lease-duration=60s", "--renew-deadline=40s", "--retry-period=1s")
+
+#: The flags of a test child with a descendant that is hard to find and hard to stop.
+STUBBORN = ("--spawn", "setsid+emptyenv+ignore")
 
 
 def state_of(pid: int) -> str:
@@ -183,23 +188,19 @@ class Candidate:
     @property
     def guardian(self) -> int:
         """The pid of the guardian."""
-        root = self.process.pid
+        return self.wait_named("leaderexec")
+
+    def wait_named(self, name: str) -> int:
+        """Wait until a process of it has this name, and return its pid."""
         return wait_until(
-            lambda: next((p for p in [root, *_below(root)] if name_of(p) == "leaderexec"), 0),
-            timeout_s=10,
-            what=f"the guardian of {self.name}; log:\n{self.log[-2000:]}",
+            lambda: next((p for p in self.everything() if name_of(p) == name), 0),
+            timeout_s=20,
+            what=f"the {name} of {self.name}; log:\n{self.log[-2000:]}",
         )
 
     def part(self, name: str) -> int:
         """The pid of its `elec`tor, `keep`er or `http` server, waiting until there is one."""
-        guardian = self.guardian
-        return wait_until(
-            lambda: next(
-                (p for p in children_of(guardian) if name_of(p) == f"leaderexec-{name}"), 0
-            ),
-            timeout_s=10,
-            what=f"the {name} of {self.name}; log:\n{self.log[-2000:]}",
-        )
+        return self.wait_named(f"leaderexec-{name}")
 
     @property
     def elector(self) -> int:
@@ -213,7 +214,7 @@ class Candidate:
 
     def everything(self) -> list[int]:
         """The pids of all that belongs to it now, the tree included."""
-        return [self.process.pid, *_below(self.process.pid)]
+        return _with_all_below(self.process.pid)
 
     # --- what is done to it
 
@@ -243,13 +244,14 @@ class Candidate:
         self._process.wait()
 
 
-def _below(root: int) -> list[int]:
-    found = []
-    pending = [root]
-    while pending:
-        some = children_of(pending.pop())
-        found += some
-        pending += some
+def _with_all_below(root: int) -> list[int]:
+    """Return a pid and those of all its descendants, found in one pass: there may be hundreds."""
+    below: dict[int, list[int]] = {}
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        below.setdefault(parent_of(pid), []).append(pid)
+    found = [root]
+    for pid in found:
+        found += below.get(pid, [])
     return found
 
 

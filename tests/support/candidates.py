@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: A child that keeps the processor busy takes long to be ready, and so does who starts beside it.
 _START_S: Final = 60.0
+#: Generous: a loaded machine may take long, and no test asserts a speed.
+TAKEOVER_S: Final = 4 * FAST_LEASE_S
 
 
 class How(TypedDict, total=False):
@@ -98,6 +100,20 @@ class Candidates:
     def leader(self, tree: Tree) -> Candidate:
         """Return the candidate whose tree this is."""
         return self.by_name[tree.candidate]
+
+    def assert_followed(
+        self, tree: Tree, by: str | None = None, *, timeout_s: float = TAKEOVER_S
+    ) -> Tree:
+        """Wait for the tree after this one, which is `by`'s, and fail if two ever ran at once."""
+        successor = self.witness.wait_successor(tree, timeout_s=timeout_s)
+        assert by in {None, successor.candidate}
+        self.assert_exclusive()
+        return successor
+
+    def signals(self, name: str = "a") -> list[str]:
+        """Return the signals that the processes of a candidate's trees were sent, in order."""
+        words = [note.text.partition(" ") for note in self.witness.notes(name)]
+        return [rest for word, _, rest in words if word == "signal"]
 
     def assert_exclusive(self) -> None:
         """Fail if the witness saw two trees at once."""

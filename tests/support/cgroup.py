@@ -1,9 +1,8 @@
 """Control groups: limited processor time, limited memory with the OOM killer, all frozen or killed.
 
-Owns groups on cgroup v1 and v2, also where a machine has both (controllers on v1, a bare v2 beside
-them): each is made empty, entered by what is started under `wrapper` or by `add`, and emptied and
-removed at the end. Readings prove a fault: `throttled`, `frozen`, `oom_kills`, `pids`.
-Must not know: what runs inside.
+On cgroup v1 and v2, also where a machine has both (controllers on v1, a bare v2 beside them). A
+group is made empty, entered by what is started under `wrapper` or by `add`, and emptied and removed
+at the end. Readings prove a fault: `throttled`, `frozen`, `oom_kills`, `pids`.
 """
 
 from __future__ import annotations
@@ -108,8 +107,7 @@ class Group:
     @property
     def wrapper(self) -> list[str]:
         """What to put before a command so that it starts inside."""
-        enter = "".join(f"echo $$ > {path}/cgroup.procs && " for path in self._paths())
-        return ["sh", "-c", f'{enter}exec "$@"', "sh"]
+        return ["sh", "-c", f'echo $$ > {self.path}/cgroup.procs && exec "$@"', "sh"]
 
     @property
     def pids(self) -> list[int]:
@@ -118,11 +116,7 @@ class Group:
 
     def add(self, pid: int) -> None:
         """Move a process inside, with what it starts from now on; its memory stays where it is."""
-        for path in self._paths():
-            (path / "cgroup.procs").write_text(str(pid))
-
-    def _paths(self) -> list[Path]:
-        return [self.path]
+        (self.path / "cgroup.procs").write_text(str(pid))
 
     def _set_up(self) -> None:
         """Write what a new group needs."""
@@ -199,20 +193,6 @@ class FreezeGroup(Group):
         self.thaw()
 
 
-class KillGroup(Group):
-    """A group on v2, with controllers or without, that the kernel can kill all at once."""
-
-    def kill(self) -> None:
-        """Kill every process inside by one act of the kernel, and wait until all are dead."""
-        assert self.pids, "nothing runs inside"
-        (self.path / "cgroup.kill").write_text("1")
-        wait_until(lambda: not self.pids, timeout_s=30, what=f"all in {self.path} are dead")
-
-    def _set_up(self) -> None:
-        if not (self.path / "cgroup.kill").exists():
-            raise NoCgroup("no cgroup.kill: this kernel is older than 5.14")
-
-
 class MemoryGroup(Group):
     """A group with `limit_mib` of memory and no swap; what wants more is killed by the kernel.
 
@@ -225,28 +205,6 @@ class MemoryGroup(Group):
     def __init__(self, limit_mib: int = 64) -> None:
         super().__init__()
         self.limit_mib = limit_mib
-        self._all: KillGroup | None = None
-        if not self._v2:
-            with contextlib.suppress(NoCgroup):
-                self._all = KillGroup()
-
-    def __enter__(self) -> Self:
-        """Make the group, on v1 with one on v2 beside it for `oom_kill_all`."""
-        super().__enter__()
-        if self._all is not None:
-            try:
-                self._all.__enter__()
-            except NoCgroup:
-                self._all = None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Kill what is left and remove both groups."""
-        try:
-            super().__exit__()
-        finally:
-            if self._all is not None:
-                self._all.__exit__()
 
     @property
     def oom_kills(self) -> int:
@@ -256,13 +214,11 @@ class MemoryGroup(Group):
     def oom_kill(self, pid: int) -> None:
         """Have the OOM killer choose exactly this process, and wait until it is dead.
 
-        It is moved inside, unless it is there. Another process then takes what memory is left.
-        If others are inside too, it must have been started there: else its death would give
-        nothing back to the group, and the next one would be chosen.
+        It is moved inside, alone: its memory stays outside, so that the next one would be chosen
+        too. Another process then takes what memory is left.
         """
-        if pid not in self.pids:
-            assert not self.pids, f"{pid} was started outside, and others are inside: {self.pids}"
-            self.add(pid)
+        assert not self.pids, f"others are inside: {self.pids}"
+        self.add(pid)
         before = self.oom_kills
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(_CHOSEN))
         eaters = self._eat(_AFTER_THE_CHOSEN)
@@ -274,29 +230,19 @@ class MemoryGroup(Group):
         """Let the group run out of memory so that all inside die; return how that was done.
 
         On v2 the kernel does it (`memory.oom.group`, which Kubernetes sets for a container). On v1
-        it cannot: there the OOM killer kills one process, and the others are killed at once right
-        after it, as when a container ends with its PID 1.
+        it cannot: there the OOM killer kills one process, and the others are killed right after it,
+        as when a container ends with its PID 1.
         """
         assert self.pids, "nothing runs inside"
         before = self.oom_kills
         if self._v2:
             (self.path / "memory.oom.group").write_text("1")
-            self._eat()
-            how = "memory.oom.group"
-        elif self._all is not None:
-            self._eat()
-            # What was killed first may have been all there was.
-            if self._all.pids:
-                self._all.kill()
-            how = "an OOM kill of one, then cgroup.kill"
-        else:
-            raise NoCgroup("cgroup v1 cannot kill a whole group, and no v2 is mounted beside it")
+        self._eat()
+        if not self._v2:
+            self._sweep()
         wait_until(lambda: not self.pids, timeout_s=30, what=f"all in {self.path} are dead")
         assert self.oom_kills > before, "nothing was killed for its memory"
-        return how
-
-    def _paths(self) -> list[Path]:
-        return [self.path, *(self._all._paths() if self._all is not None else [])]
+        return "memory.oom.group" if self._v2 else "an OOM kill of one, then SIGKILL for the others"
 
     def _set_up(self) -> None:
         limit = str(self.limit_mib * _MIB)
@@ -321,16 +267,9 @@ class MemoryGroup(Group):
         What a dead process had may be given back only after the kernel has looked for the next one:
         with a high `score` that is the eater, rather than another process.
         """
-        # Into this group alone: the other one is killed as a whole.
-        enter = (
-            f"echo {score} > /proc/self/oom_score_adj && "
-            f'echo $$ > {self.path}/cgroup.procs && exec "$@"'
-        )
+        scored = ["sh", "-c", f'echo {score} > /proc/self/oom_score_adj && exec "$@"', "sh"]
         eater = [sys.executable, "-I", "-S", "-c", _EATER, str(self.path / self._events)]
-        result = subprocess.run(
-            ["sh", "-c", enter, "sh", *eater, str((self.limit_mib + 1) * _MIB)],
-            check=False,
-            timeout=120,
-        )
+        most = str((self.limit_mib + 1) * _MIB)
+        result = subprocess.run([*scored, *self.wrapper, *eater, most], check=False, timeout=120)
         assert result.returncode in {0, -signal.SIGKILL}, "the memory was not used up: see stderr"
         return int(result.returncode != 0)

@@ -1,13 +1,11 @@
 """A wall clock that steps, under one candidate: a preloaded library that moves no other clock.
 
-Owns the library, the file from which it takes by how much the wall clock is off, the environment
-that puts a process under it, and the reading that proves both halves of the fault: such a process
-sees the stepped wall clock, and its CLOCK_BOOTTIME and CLOCK_MONOTONIC are those of everybody.
-Must not know: what a candidate does with its clocks.
+A reading proves both halves of the fault: a process under the library sees the stepped wall clock,
+and its CLOCK_BOOTTIME and CLOCK_MONOTONIC are those of everybody. Must not know: what a candidate
+does with its clocks.
 
-It guards against a step that took no effect, and against one that took too much. libfaketime does
-the latter: told to leave CLOCK_MONOTONIC (and with it CLOCK_BOOTTIME) alone, it still rewrites the
-deadline of clock_nanosleep on it, and Python's time.sleep fails or sleeps for years.
+Not libfaketime: told to leave CLOCK_MONOTONIC (and with it CLOCK_BOOTTIME) alone, it still rewrites
+the deadline of clock_nanosleep on it, and Python's time.sleep fails or sleeps for years.
 
 Only programs that read the clock through the C library are under it: not those in Go. Nothing that
 waits is changed, so a wait until an instant of the wall clock would be off; Python has none.
@@ -17,25 +15,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import Final, Self
 
 from tests.support.lacking import Lacking
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _NS: Final = 1_000_000_000
 #: Several clocks are read one after the other, and who reads them may be kept from running between
 #: two; the true one may be slewed meanwhile. Less than any step that a test takes.
-SLACK_S: Final = 0.5
-_FILE_VARIABLE: Final = "WALL_CLOCK_OFFSET_FILE"
+_SLACK_S: Final = 0.5
 
 _SOURCE: Final = r"""
 #define _GNU_SOURCE
@@ -108,23 +101,11 @@ print(json.dumps([time.clock_gettime_ns(time.CLOCK_BOOTTIME),
 """
 
 
-class NoSteppedClock(Lacking):
-    """This machine cannot build the library."""
-
-
-class ClockReading(NamedTuple):
-    """What a process under the clock saw: how far each of its clocks was off the true one."""
-
-    wall_s: float
-    boottime_s: float
-    monotonic_s: float
-
-
 class SteppedClock:
     """The wall clock of whatever runs with `env`; true until `step`.
 
     Pass `env` to a candidate. Its child inherits it: harmless for a test child, whose stamps are
-    boot time; `without` leaves it out for one that should see the true time.
+    boot time.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -132,14 +113,14 @@ class SteppedClock:
         self._library_path = directory / "wall-clock.so"
         self.env = {
             "LD_PRELOAD": str(self._library_path),
-            _FILE_VARIABLE: str(self._offset_path),
+            "WALL_CLOCK_OFFSET_FILE": str(self._offset_path),
         }
 
     def __enter__(self) -> Self:
         """Build the library, and prove that under it every clock is true as yet."""
         compiler = shutil.which("cc")
         if compiler is None:
-            raise NoSteppedClock("no C compiler: the packages gcc and libc6-dev have one")
+            raise Lacking("no C compiler: the packages gcc and libc6-dev have one")
         command = [compiler, "-shared", "-fPIC", "-O2", "-x", "c", "-", "-o"]
         built = subprocess.run(
             [*command, str(self._library_path)],
@@ -149,8 +130,7 @@ class SteppedClock:
             check=False,
         )
         if built.returncode:
-            raise NoSteppedClock(f"cannot build it (the package libc6-dev?): {built.stderr}")
-        self._offset_path.write_bytes(bytes(8))
+            raise Lacking(f"cannot build it (the package libc6-dev?): {built.stderr}")
         self.step(0)
         return self
 
@@ -158,39 +138,28 @@ class SteppedClock:
         """Set the clock right for whoever still runs under it."""
         self._write(0)
 
-    def step(self, offset_s: float) -> ClockReading:
-        """Let the wall clock be off the true one by this much, from now on; prove it.
+    def step(self, offset_s: float) -> float:
+        """Let the wall clock be off the true one by this much, from now on; prove and return it.
 
-        It is counted from the true time, not from the last step: `step(0)` sets it right again.
+        It is counted from the true time, not from the last step: `step(0)` sets it right again. A
+        process with `env` reads its clocks, which are compared with the true ones around it.
         """
         self._write(offset_s)
-        reading = self.read()
-        assert abs(reading.wall_s - offset_s) < SLACK_S, f"not off by {offset_s:g} s: {reading}"
-        assert reading.boottime_s == 0, f"CLOCK_BOOTTIME was moved: {reading}"
-        assert reading.monotonic_s == 0, f"CLOCK_MONOTONIC was moved: {reading}"
-        return reading
-
-    def read(self) -> ClockReading:
-        """Have a process with `env` read its clocks, and compare them with ours around it."""
         before = _clocks_ns()
+        command = [sys.executable, "-I", "-S", "-c", _READ_CLOCKS]
         result = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _READ_CLOCKS],
-            env=self.env,
-            stdout=subprocess.PIPE,
-            check=True,
-            timeout=60,
+            command, env=self.env, stdout=subprocess.PIPE, check=True, timeout=60
         )
         after = _clocks_ns()
         boottime_ns, monotonic_ns, *walls_ns = json.loads(result.stdout)
+        assert before[0] <= boottime_ns <= after[0], "CLOCK_BOOTTIME was moved"
+        assert before[1] <= monotonic_ns <= after[1], "CLOCK_MONOTONIC was moved"
         # From the boot time at which it looked follows what the true wall clock showed then.
         true_ns = before[2] - before[0] + boottime_ns
-        offsets_s = [(wall_ns - true_ns) / _NS for wall_ns in walls_ns]
-        assert max(offsets_s) - min(offsets_s) < SLACK_S, f"two wall clocks: {offsets_s}"
-        return ClockReading(
-            wall_s=offsets_s[0],
-            boottime_s=_outside_s(before[0], boottime_ns, after[0]),
-            monotonic_s=_outside_s(before[1], monotonic_ns, after[1]),
-        )
+        offsets_s = [float(wall_ns - true_ns) / _NS for wall_ns in walls_ns]
+        off = all(abs(seen_s - offset_s) < _SLACK_S for seen_s in offsets_s)
+        assert off, f"the wall clock is off by {offsets_s}, not {offset_s:g} s"
+        return offsets_s[0]
 
     def covers(self, pid: int) -> bool:
         """Whether this process has the library loaded, and with it every step there is."""
@@ -198,16 +167,9 @@ class SteppedClock:
             return str(self._library_path) in Path(f"/proc/{pid}/maps").read_text()
         return False
 
-    def without(self, command: Sequence[str]) -> list[str]:
-        """Return this command so that it sees the true time wherever it is started."""
-        return ["env", "-u", "LD_PRELOAD", "-u", _FILE_VARIABLE, *command]
-
     def _write(self, offset_s: float) -> None:
-        fd = os.open(self._offset_path, os.O_WRONLY)
-        try:
-            os.pwrite(fd, struct.pack("q", int(offset_s * _NS)), 0)  # one word: seen whole
-        finally:
-            os.close(fd)
+        with self._offset_path.open("r+b" if self._offset_path.exists() else "wb") as file:
+            file.write(struct.pack("q", int(offset_s * _NS)))  # one word: seen whole
 
 
 def _clocks_ns() -> tuple[int, int, int]:
@@ -216,8 +178,3 @@ def _clocks_ns() -> tuple[int, int, int]:
         time.clock_gettime_ns(time.CLOCK_MONOTONIC),
         time.time_ns(),
     )
-
-
-def _outside_s(earliest_ns: int, seen_ns: int, latest_ns: int) -> float:
-    """Return how far a reading lies outside of the time in which it was made."""
-    return (min(seen_ns - earliest_ns, 0) + max(seen_ns - latest_ns, 0)) / _NS

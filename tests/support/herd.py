@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tests.support.candidate import parent_of
 from tests.support.controlplane import service_account_user
-from tests.support.field import Field
+from tests.support.election import Election
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ class Herd:
     """One leader and `count` standbys, under names of their own."""
 
     def __init__(self, plane: ControlPlane, directory: Path, count: int) -> None:
-        self.field = Field(plane, directory)
+        self.election = Election(plane, directory)
         self.count = count
         names = [f"c{number}" for number in range(count + 1)]
-        self.candidates = {name: self.field.candidate(name, f"--id={name}") for name in names}
+        self.candidates = {name: self.election.make(name, f"--id={name}") for name in names}
         self._plane = plane
-        self._user = service_account_user(self.field.namespace, self.field.account)
+        self._user = service_account_user(self.election.namespace, self.election.candidates.account)
 
     def __enter__(self) -> Self:
         """Start them, the leader first, and wait until every standby watches."""
@@ -60,7 +60,7 @@ class Herd:
         for name, candidate in self.candidates.items():
             candidate.start()
             if name == "c0":
-                self.field.wait_starts(1)
+                self.election.wait_starts(1)
                 continue
             waiting.append(candidate)
             if len(waiting) == _BATCH:
@@ -98,7 +98,7 @@ class Herd:
         """Wait until a standby that is not the leader is next in line, and return its name."""
 
         def named() -> str:
-            lease = self._plane.lease(self.field.namespace, "x") or {}
+            lease = self._plane.lease(self.election.namespace, "x") or {}
             next_ = lease.get("metadata", {}).get("annotations", {}).get("leaderexec/successor")
             return next_ if next_ and next_ != lease["spec"]["holderIdentity"] else ""
 
@@ -107,12 +107,12 @@ class Herd:
     def hand_over(self) -> Handover:
         """Ask the leader to stop, and count until the line is in order again."""
         self._wait_renewed()
-        starts = self.field.starts()
+        starts = self.election.starts()
         leader = self.candidates[starts[-1].candidate]
         guardian = leader.guardian
         since_s = time.time()
         os.kill(guardian, signal.SIGTERM)
-        start = self.field.wait_starts(len(starts) + 1)
+        start = self.election.wait_starts(len(starts) + 1)
         self.wait_in_line()
         assert leader.wait() == 143
         answers = Counter((r.verb, r.code) for r in self._requests(since_s))
@@ -125,14 +125,14 @@ class Herd:
         """Wait for a renewal, so that the news of the last change have reached everybody."""
 
         def renewed() -> str:
-            lease = self._plane.lease(self.field.namespace, "x") or {}
+            lease = self._plane.lease(self.election.namespace, "x") or {}
             return str(lease["spec"]["renewTime"])
 
         before = renewed()
         wait_until(lambda: renewed() != before, timeout_s=30, what="a renewal")
 
     def _requests(self, since_s: float) -> list[Request]:
-        found = self._plane.requests(self.field.namespace, "x")
+        found = self._plane.requests(self.election.namespace, "x")
         return [r for r in found if r.user == self._user and r.timestamp >= since_s]
 
     def _verbs(self, since_s: float) -> Counter[str]:

@@ -3,8 +3,6 @@
 Owns the connections of the clients; the process, the sockets and the channel of one server under
 test, and the messages that guardian and elector would send. Must not know: what the answers should
 be. Everything it starts is ended with it, by pid.
-
-The hostile ones are a `Crowd`, a process of their own: it takes no time from whoever measures.
 """
 
 from __future__ import annotations
@@ -15,18 +13,19 @@ import json
 import os
 import re
 import resource
-import selectors
-import signal
 import socket
 import struct
 import subprocess
-import sys
+import threading
 import time
-from dataclasses import dataclass
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import psutil
 
 from leaderexec import channel, linux, log, server
 from leaderexec.board import Board
@@ -39,68 +38,77 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from leaderexec.board import News
+    from leaderexec.model import Now
     from tests.support.candidate import Candidate
 
 ELECTION = "my-app"
 OURS = "host_leaderexec-0123456789abcdef"
 #: The shortest lawful timing, so that silence is noticed soon.
 FAST = Timing(5, 2 * SECOND_NS, SECOND_NS)
-#: As /proc/net/tcp has it.
-_LISTENING = "0A"
+#: More than the server lets in.
+_CROWD: Final = 600
 #: Longer than anything here takes, on however busy a machine.
 BOUND_S = 30.0
 #: What a candidate is given to be asked; see Candidate.port.
 HTTP = "--http=127.0.0.1:0"
 
 
+_LOCK: Final = LockIs(
+    generation=1,
+    holder="",
+    until_ns=0,
+    since_us=1_531_388_099_500_000,
+    lease_duration_s=15,
+    transitions=3,
+    slow_renewals=0,
+    lines_dropped=0,
+)
+_STANDING: Final = TenureIs(
+    state="idle",
+    elector_is_alive=True,
+    lock="lease ns/my-app",
+    namespace="ns",
+    token=None,
+    transitions=None,
+    renew_by_ns=None,
+    keeper_pid=None,
+    child_pid=None,
+    grants=0,
+    leaderships=0,
+    child_starts=0,
+    elector_starts=1,
+    lines_dropped=0,
+)
+_LEADING: Final = replace(
+    _STANDING,
+    state="running",
+    token=41,
+    transitions=3,
+    grants=1,
+    leaderships=1,
+    child_starts=1,
+)
+
+
 def lock_is(holder: str, until_ns: int, **changed: Any) -> LockIs:
     """Return what an elector says of the lock."""
-    facts: dict[str, Any] = {
-        "generation": 1,
-        "holder": holder,
-        "until_ns": until_ns,
-        "since_us": 1_531_388_099_500_000,
-        "lease_duration_s": 15,
-        "transitions": 3,
-        "slow_renewals": 0,
-        "lines_dropped": 0,
-    }
-    return LockIs(**{**facts, **changed})
+    return replace(_LOCK, holder=holder, until_ns=until_ns, **changed)
 
 
 def standing(**changed: Any) -> TenureIs:
     """Return what the guardian of a standby says."""
-    facts: dict[str, Any] = {
-        "state": "idle",
-        "elector_is_alive": True,
-        "lock": "lease ns/my-app",
-        "namespace": "ns",
-        "token": None,
-        "transitions": None,
-        "renew_by_ns": None,
-        "keeper_pid": None,
-        "child_pid": None,
-        "grants": 0,
-        "leaderships": 0,
-        "child_starts": 0,
-        "elector_starts": 1,
-        "lines_dropped": 0,
-    }
-    return TenureIs(**{**facts, **changed})
+    return replace(_STANDING, **changed)
 
 
 def leading(renew_by_ns: int, **changed: Any) -> TenureIs:
     """Return what the guardian of a leader says."""
-    facts: dict[str, Any] = {
-        "state": "running",
-        "token": 41,
-        "transitions": 3,
-        "renew_by_ns": renew_by_ns,
-        "grants": 1,
-        "leaderships": 1,
-        "child_starts": 1,
-    }
-    return standing(**{**facts, **changed})
+    return replace(_LEADING, renew_by_ns=renew_by_ns, **changed)
+
+
+def board_of(now: Now, timing: Timing, **changed: bool) -> Board:
+    """Return the board of a candidate that goes by a name that leaderexec made."""
+    options = {"identity_is_generated": True, "leader_only": False, **changed}
+    return Board(election=ELECTION, identity=OURS, timing=timing, now=now, **options)
 
 
 @dataclass(frozen=True)
@@ -117,12 +125,11 @@ def ask(
     path: str = "/",
     method: str = "GET",
     *,
-    host: str = "127.0.0.1",
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Reply:
     """Ask over a connection of its own."""
-    connection = http.client.HTTPConnection(host, port, timeout=BOUND_S)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=BOUND_S)
     try:
         connection.request(method, path, body=body, headers=dict(headers or {}))
         response = connection.getresponse()
@@ -183,19 +190,17 @@ def wait_shown(port: int, name: str) -> None:
 class EventReader:
     """Reads server-sent events over a connection of its own, closed with its context."""
 
-    def __init__(self, port: int, path: str = "/events", *, host: str = "127.0.0.1") -> None:
-        self._connection = http.client.HTTPConnection(host, port, timeout=BOUND_S)
+    def __init__(self, port: int, path: str = "/events") -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=BOUND_S)
         self._connection.request("GET", path)
         self._response = self._connection.getresponse()
         self.status = self._response.status
         self.headers = self._response.headers
 
     def __enter__(self) -> Self:
-        """Read."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Go away."""
         self.close()
 
     def line(self) -> str:
@@ -218,6 +223,11 @@ class EventReader:
         event = json.loads(self.data())
         return event["name"], event["leader"]
 
+    def wait_who(self, name: str, leader: bool) -> None:
+        """Read until this is told."""
+        while self.who() != (name, leader):
+            pass
+
     def close(self) -> None:
         """Go away."""
         self._response.close()
@@ -230,14 +240,13 @@ class ServerUnderTest:
     `descriptors` bounds how many the process may open, beyond those that it is given.
     """
 
-    def __init__(self, *, descriptors: int | None = None, **of_board: Any) -> None:
+    def __init__(self, *, descriptors: int | None = None) -> None:
         self._descriptors = descriptors
-        self._of_board = of_board
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port: int = self._listener.getsockname()[1]
-        self.guardian = _fork_idle()  # first, so that it holds no end of the channel
+        self._guardian = subprocess.Popen(["sleep", "600"])
+        self._guardian_pidfd = os.pidfd_open(self._guardian.pid)
         self._ours, self._theirs = channel.pair()
-        self._guardian_pidfd = os.pidfd_open(self.guardian)
         self.pid = 0
 
     def __enter__(self) -> Self:
@@ -248,9 +257,8 @@ class ServerUnderTest:
         self.kill()
         self.kill_guardian()
         os.close(self._guardian_pidfd)
-        self._ours.close()
-        self._theirs.close()
-        self._listener.close()
+        for each in (self._ours, self._theirs, self._listener):
+            each.close()
 
     def start(self) -> None:
         """Fork the server, as the guardian would."""
@@ -270,19 +278,11 @@ class ServerUnderTest:
             free = (fd for fd in count() if fd not in taken)
             end = next(islice(free, self._descriptors, None))
             resource.setrlimit(resource.RLIMIT_NOFILE, (end, end))
-        options: dict[str, Any] = {
-            "election": ELECTION,
-            "identity": OURS,
-            "identity_is_generated": True,
-            "timing": FAST,
-            "leader_only": False,
-            "now": linux.now(),
-        }
         server.serve(
             channel=self._theirs,
             guardian_pidfd=self._guardian_pidfd,
             listeners=[self._listener],
-            board=Board(**{**options, **self._of_board}),
+            board=board_of(linux.now(), timing=FAST),
             log=log.configure(level="error", form="json", environ={}, role="server"),
         )
 
@@ -290,11 +290,10 @@ class ServerUnderTest:
         """Kill the server and reap it."""
         if self.pid:
             kill(self.pid)
-            os.waitpid(self.pid, 0)
-            self.pid = 0
+            self.exit_status()
 
     def exit_status(self) -> int:
-        """Wait for the server to end by itself and return its exit code."""
+        """Wait for the server to end and return its exit code."""
         wait_until(lambda: is_gone(self.pid), timeout_s=BOUND_S, what="the server ended")
         _, status = os.waitpid(self.pid, 0)
         self.pid = 0
@@ -302,10 +301,8 @@ class ServerUnderTest:
 
     def kill_guardian(self) -> None:
         """Let the guardian die, seen by the server and reaped by its parent."""
-        if self.guardian:
-            kill(self.guardian)
-            os.waitpid(self.guardian, 0)
-            self.guardian = 0
+        self._guardian.kill()
+        self._guardian.wait()
 
     def tell(self, *messages: News) -> None:
         """Send what guardian or elector would."""
@@ -316,16 +313,9 @@ class ServerUnderTest:
         """Close the writing end."""
         self._ours.close()
 
-    def ask(
-        self,
-        path: str,
-        method: str = "GET",
-        *,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Reply:
+    def ask(self, path: str, method: str = "GET", **how: Any) -> Reply:
         """Ask over a connection of its own."""
-        return ask(self.port, path, method, body=body, headers=headers)
+        return ask(self.port, path, method, **how)
 
     def connect(self, sent: bytes = b"", *, receive_bytes: int | None = None) -> socket.socket:
         """Open a bare connection and send something; `receive_bytes` bounds what it buffers."""
@@ -337,39 +327,16 @@ class ServerUnderTest:
         sock.sendall(sent)
         return sock
 
-    def read_events(self, path: str = "/events") -> EventReader:
-        """Begin to read events."""
-        return EventReader(self.port, path)
-
     def clients(self) -> int:
         """Return how many connections the server has accepted and not closed."""
-        return accepted(self.port)
+        connections = psutil.Process(self.pid).net_connections("tcp")
+        return sum(each.status != psutil.CONN_LISTEN for each in connections)
 
-
-def _fork_idle() -> int:
-    parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            linux.die_with_parent(parent)
-            signal.pause()
-        finally:
-            os._exit(0)
-    return pid
-
-
-def accepted(port: int) -> int:
-    """Return how many connections to a port of ours were accepted and not closed, as of now."""
-    with open("/proc/net/tcp") as file:
-        lines = [line.split() for line in file.readlines()[1:]]
-    here = f":{port:04X}"
-    # A set, because a line may come twice while others come and go.
-    inodes = {
-        inode
-        for _, local, _, state, _, _, _, _, _, inode, *_ in lines
-        if local.endswith(here) and state != _LISTENING
-    }
-    return len(inodes - {"0"})
+    def wait_clients(self, number: int) -> None:
+        """Wait until so many are connected."""
+        wait_until(
+            lambda: self.clients() == number, timeout_s=BOUND_S, what=f"{number} are connected"
+        )
 
 
 def rest_of(sock: socket.socket) -> bytes:
@@ -398,163 +365,39 @@ def is_closed(sock: socket.socket) -> bool:
     return True
 
 
-# --- the crowd: a process of its own ---------------------------------------------------------
-
-_ROOT: Final = Path(__file__).resolve().parents[2]
-#: How often the crowd looks at its connections.
-_PASS_S: Final = 0.02
-#: How many connections it makes at most each time.
-_AT_ONCE: Final = 20
-#: How often one that trickles sends a byte.
-_TRICKLE_S: Final = 0.5
-_SENT_FIRST: Final = {
-    "idle": b"",
-    "slow": b"GET /status HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-    "reset": b"GET /metrics HTTP/1.1\r\nHost: x\r\n",
-}
+#: What hostile clients send: nothing, a header that never ends, and a question before they vanish.
+_HOSTILE: Final = (b"", b"GET / HTTP/1.1\r\nX-Slow: ", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
-class Crowd:
-    """Hostile clients of one port.
+@contextlib.contextmanager
+def crowd(port: int, came: list[int]) -> Iterator[None]:
+    """Let hostile clients come all the while, each of them in the place of an older one.
 
-    `idle` connections that say nothing, `slow` ones whose headers never end, and each time it
-    looks, which is 50 times a second, `reset` ones that ask for something and vanish. Whatever the
-    server closes is opened again, up to a thousand a second.
+    `came` gets an item for each that has come.
     """
+    over = threading.Event()
 
-    def __init__(self, port: int, *, idle: int = 0, slow: int = 0, reset: int = 0) -> None:
-        self._argv = [sys.executable, "-m", "tests.support.http_clients"]
-        self._argv += map(str, (port, idle, slow, reset))
-        self._process: subprocess.Popen[str] | None = None
-
-    def __enter__(self) -> Self:
-        """Start them."""
-        self._process = subprocess.Popen(
-            self._argv, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End them: their process takes every connection along."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def counts(self) -> dict[str, int]:
-        """Return what they did so far.
-
-        `open` are connected now, as far as they know; `opened` were, and `cut_off` of these by the
-        server; `reset` were connected and reset; `failed` could not connect.
-        """
-        assert self._process is not None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        counts: dict[str, int] = json.loads(self._process.stdout.readline())
-        return counts
-
-
-class _Mob:
-    """What the process of a crowd does."""
-
-    def __init__(self, port: int, idle: int, slow: int, reset: int) -> None:
-        self._port = port
-        self._missing = {"idle": idle, "slow": slow}
-        self._resets = reset
-        self._selector = selectors.DefaultSelector()
-        self._slow: set[socket.socket] = set()
-        self._counts = dict.fromkeys(("open", "opened", "cut_off", "reset", "failed"), 0)
-
-    def run(self) -> NoReturn:
-        """Be a crowd until killed."""
-        self._selector.register(sys.stdin, selectors.EVENT_READ)
-        next_pass_s = next_trickle_s = time.monotonic()
-        while True:
-            for key, _ in self._selector.select(max(0.0, next_pass_s - time.monotonic())):
-                if isinstance(key.fileobj, socket.socket):
-                    self._read(key.fileobj, key.data)
-                elif sys.stdin.readline():
-                    print(json.dumps(self._counts), flush=True)
-                else:
-                    os._exit(0)
-            now_s = time.monotonic()
-            if now_s >= next_pass_s:
-                next_pass_s = now_s + _PASS_S
-                self._fill_up()
-            if now_s >= next_trickle_s:
-                next_trickle_s = now_s + _TRICKLE_S
-                for sock in self._slow:
-                    with contextlib.suppress(OSError):
-                        sock.send(b"x")
-
-    def _fill_up(self) -> None:
-        """Connect what is missing."""
-        for kind in islice(self._wanted(), _AT_ONCE):
-            sock = self._connect(kind)
-            if sock is None:
-                return
-            self._missing[kind] -= 1
-            self._counts["open"] += 1
-            self._selector.register(sock, selectors.EVENT_READ, kind)
-            if kind == "slow":
-                self._slow.add(sock)
-        for _ in range(self._resets):
-            sock = self._connect("reset")
-            if sock is not None:
-                self._counts["reset"] += 1
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                sock.close()
-
-    def _wanted(self) -> Iterator[str]:
-        for kind in self._missing:
-            while self._missing[kind] > 0:
-                yield kind
-
-    def _connect(self, kind: str) -> socket.socket | None:
-        sock = socket.socket()
-        sock.settimeout(1)
-        try:
-            sock.connect(("127.0.0.1", self._port))
-            sock.sendall(_SENT_FIRST[kind])
-        except OSError:
-            self._counts["failed"] += 1
+    def come() -> None:
+        here: deque[socket.socket] = deque()
+        while not over.wait(0.005):
+            for sent in _HOSTILE:
+                with contextlib.suppress(OSError):
+                    here.append(socket.create_connection(("127.0.0.1", port), timeout=1))
+                    here[-1].sendall(sent)
+                    came.append(port)
+                    if sent.endswith(b"\r\n\r\n"):  # it resets the connection
+                        linger = struct.pack("ii", 1, 0)
+                        here[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                        here.pop().close()
+            while len(here) > _CROWD:
+                here.popleft().close()
+        for sock in here:
             sock.close()
-            return None
-        sock.setblocking(False)
-        self._counts["opened"] += 1
-        return sock
 
-    def _read(self, sock: socket.socket, kind: str) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(come)
         try:
-            if sock.recv(65536):
-                return
-        except BlockingIOError:
-            return
-        except OSError:
-            pass
-        self._selector.unregister(sock)
-        self._slow.discard(sock)
-        sock.close()
-        self._missing[kind] += 1
-        self._counts["open"] -= 1
-        self._counts["cut_off"] += 1
-
-
-def main() -> NoReturn:
-    """Be the crowd of `PORT IDLE SLOW RESET`."""
-    raise_file_limit(8192)
-    port, idle, slow, reset = map(int, sys.argv[1:])
-    _Mob(port, idle, slow, reset).run()
-
-
-def raise_file_limit(wanted: int) -> None:
-    """Let this process open so many files, or fail: a crowd that cannot be is none."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
-
-
-if __name__ == "__main__":
-    main()
+            yield
+        finally:
+            over.set()
+        coming.result()

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.support.candidate import Candidate, name_of, parent_of
+from tests.support.candidate import Candidate
 from tests.support.required import missing
-from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,33 +75,14 @@ class Init(Candidate):
         found = shutil.which(program) or missing(program, f"the package {program} has it")
         return [*self.wrapper, found, *flags]
 
-    def everything(self) -> list[int]:
-        """The pids of all that belongs to it now, found in one pass: there may be hundreds."""
-        below: dict[int, list[int]] = {}
-        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-            below.setdefault(parent_of(pid), []).append(pid)
-        found = [self.process.pid]
-        for pid in found:
-            found += below.get(pid, [])
-        return found
-
     @property
     def guardian(self) -> int:
         """The pid of the init."""
-        program = program_of(self.make)
-        return wait_until(
-            lambda: next((p for p in self.everything() if name_of(p) == program), 0),
-            timeout_s=20,
-            what=f"the {program}; log:\n{self.log[-2000:]}",
-        )
+        return self.wait_named(program_of(self.make))
 
-    def wait_child(self, program: str = IDLE_CHILD[0]) -> int:
-        """Wait until a process below has become `program`, and return its pid."""
-        return wait_until(
-            lambda: next((p for p in self.everything() if name_of(p) == program), 0),
-            timeout_s=30,
-            what=f"{program} runs below {self.name}; log:\n{self.log[-2000:]}",
-        )
+    def wait_child(self) -> int:
+        """Wait until the child does nothing any more, and return its pid."""
+        return self.wait_named(IDLE_CHILD[0])
 
 
 def make_init(
@@ -150,19 +130,12 @@ def sheet(init: Init, pid: int) -> dict[str, str]:
     found |= {name: stat[index] for name, index in _STAT_FIELDS.items()}
     with contextlib.suppress(FileNotFoundError):
         found |= dict(re.findall(r"(?m)^(se\.slice)\s*:\s*(\d+)", (proc / "sched").read_text()))
-    found["ionice"] = _output("ionice", "-p", str(pid))
+    found["ionice"] = subprocess.check_output(["ionice", "-p", str(pid)], text=True)
     for name in ("environ", "cmdline"):
         found[name] = (proc / name).read_bytes().decode("latin-1")
     for fd in os.listdir(proc / "fd"):
         flags = re.search(r"flags:\s*(\d+)", (proc / "fdinfo" / fd).read_text())
         found[f"fd {fd}"] = f"{os.readlink(proc / 'fd' / fd)} {flags and flags[1]}"
     # Each of these was made for this init alone.
-    return {name: _anonymous(value, init.name) for name, value in found.items()}
-
-
-def _anonymous(value: str, name: str) -> str:
-    return re.sub(r"\b(pipe|socket|anon_inode):\[\d+\]", r"\1", value.replace(name, "INIT"))
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    made = re.compile(r"\b(pipe|socket|anon_inode):\[\d+\]")
+    return {key: made.sub(r"\1", value.replace(init.name, "INIT")) for key, value in found.items()}

@@ -90,19 +90,10 @@ class KubeCandidates(Candidates):
         secrets = self.plane.incluster(
             self.directory / f"secrets-{name}", self.token_path.read_text(), self.namespace
         )
-        candidate = Candidates.make(
-            self,
-            name,
-            *options,
-            env={
-                "KUBERNETES_SERVICE_HOST": "127.0.0.1",
-                "KUBERNETES_SERVICE_PORT": str(
-                    self.proxies[name].port if name in self.proxies else self.plane.port
-                ),
-            },
-            wrapper=in_cluster(secrets),
-        )
-        return candidate.start()
+        port = self.proxies[name].port if name in self.proxies else self.plane.port
+        env = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(port)}
+        wrapper = in_cluster(secrets)
+        return Candidates.make(self, name, *options, env=env, wrapper=wrapper).start()
 
     # --- the object
 

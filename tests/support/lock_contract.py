@@ -1,11 +1,8 @@
 """The contract of every lock, as tests: a fake that passes them may stand for the real one.
 
-Owns: what `leaderexec.locks.base` promises, put so that any lock can be asked; and what those
-promise besides that keep a successor. A subclass whose name begins with `Test` provides
-`lock_factory` and `delete`; each test gets a lock that has no object yet.
-Must not know: which lock it is, and so how it stores a record.
-Guards against: a fake that is kinder than the real lock, and a lock whose compare-and-swap loses an
-update or brings a deleted object back.
+This is what `leaderexec.locks.base` promises, whatever the lock and however it stores a record, and
+what those locks promise besides that keep a successor. A subclass whose name begins with `Test`
+provides `lock_factory` and `delete`; each test gets a lock that has no object yet.
 """
 
 from __future__ import annotations
@@ -150,41 +147,21 @@ class LockContract:
         """Watch on another thread, within the bound of this lock."""
         return Watching(lock, since, bound_s=self.bound_s)
 
-    # --- words ---
-
-    def test_it_has_a_description(self, lock: Lock) -> None:
-        """A lock says what a person calls it, on one line."""
-        assert lock.description.strip()
-        assert "\n" not in lock.description
-        assert isinstance(lock.namespace, str)
-
-    def test_errors_name_the_verb_and_the_lock(self, lock: Lock) -> None:
-        """A failed operation says what could not be done to which lock."""
-        lock.create(FIRST, self.timeout_s)
-        with pytest.raises(Conflict) as caught:
-            lock.create(FIRST, self.timeout_s)
-        assert str(caught.value).startswith(f"cannot create {lock.description}: ")
-
     # --- read, create ---
 
     def test_what_does_not_exist_reads_as_none(self, lock: Lock) -> None:
         """A lock without an object reads as None, and reading creates none."""
         assert lock.read(self.timeout_s) is None
         assert lock.read(self.timeout_s) is None
-
-    def test_what_was_created_is_read_by_every_client(self, lock_factory: LockFactory) -> None:
-        """Creating returns what all clients then read."""
-        created = lock_factory().create(FIRST, self.timeout_s)
-        assert created.record == self.kept(FIRST)
-        assert created.uid
-        assert int(created.version) > 0
-        assert lock_factory().read(self.timeout_s) == created
+        assert lock.description.strip()
+        assert "\n" not in lock.description
+        assert isinstance(lock.namespace, str)
 
     def test_what_exists_is_not_created(self, lock_factory: LockFactory) -> None:
-        """Creating over an object is a conflict, and changes nothing."""
+        """Creating over an object is a conflict, which names verb and lock, and changes nothing."""
         created = lock_factory().create(FIRST, self.timeout_s)
         other = lock_factory()
-        with pytest.raises(Conflict):
+        with pytest.raises(Conflict, match=f"^cannot create {other.description}: "):
             other.create(replace(FIRST, holder="b"), self.timeout_s)
         assert other.read(self.timeout_s) == created
 
@@ -213,6 +190,8 @@ class LockContract:
         lock = lock_factory()
         created = lock.create(record, self.timeout_s)
         assert created.record == self.kept(record)
+        assert created.uid
+        assert int(created.version) > 0
         assert lock_factory().read(self.timeout_s) == created
         between = lock.update(renewed(FIRST, 5), created, self.timeout_s)
         updated = lock.update(record, between, self.timeout_s)
@@ -233,29 +212,14 @@ class LockContract:
         assert int(updated.version) > int(created.version)
         assert lock_factory().read(self.timeout_s) == updated
 
-    def test_each_change_has_a_version_of_its_own(self, lock: Lock) -> None:
-        """Versions increase as integers with every change of the record."""
-        versions = [lock.create(FIRST, self.timeout_s)]
-        for seconds in range(1, 6):
-            versions.append(lock.update(renewed(FIRST, seconds), versions[-1], self.timeout_s))
-        numbers = [int(snapshot.version) for snapshot in versions]
-        assert numbers == sorted(set(numbers))
-
     def test_a_stale_update_is_a_conflict(self, lock_factory: LockFactory) -> None:
-        """Who has seen an older version changes nothing."""
-        lock, late = lock_factory(), lock_factory()
+        """Who has seen an older version changes nothing, and the same write lands once."""
+        lock = lock_factory()
         created = lock.create(FIRST, self.timeout_s)
         updated = lock.update(renewed(FIRST), created, self.timeout_s)
-        with pytest.raises(Conflict):
-            late.update(replace(FIRST, holder="b"), created, self.timeout_s)
-        assert lock.read(self.timeout_s) == updated
-
-    def test_a_version_can_be_replaced_only_once(self, lock: Lock) -> None:
-        """The same write sent twice lands once."""
-        created = lock.create(FIRST, self.timeout_s)
-        updated = lock.update(renewed(FIRST), created, self.timeout_s)
-        with pytest.raises(Conflict):
-            lock.update(renewed(FIRST), created, self.timeout_s)
+        for late in (lock, lock_factory()):
+            with pytest.raises(Conflict):
+                late.update(renewed(FIRST), created, self.timeout_s)
         assert lock.read(self.timeout_s) == updated
 
     def test_another_objects_uid_is_a_conflict(self, lock: Lock) -> None:
@@ -339,16 +303,11 @@ class LockContract:
 
     # --- deletion ---
 
-    def test_a_deleted_object_reads_as_none(self, lock: Lock, delete: Callable[[], None]) -> None:
-        """After a deletion there is nothing."""
-        lock.create(FIRST, self.timeout_s)
-        delete()
-        assert lock.read(self.timeout_s) is None
-
     def test_an_update_brings_nothing_back(self, lock: Lock, delete: Callable[[], None]) -> None:
         """An update of what was deleted fails, and creates nothing."""
         created = lock.create(FIRST, self.timeout_s)
         delete()
+        assert lock.read(self.timeout_s) is None
         with pytest.raises((Absent, Conflict)):
             lock.update(renewed(FIRST), created, self.timeout_s)
         assert lock.read(self.timeout_s) is None
@@ -366,14 +325,6 @@ class LockContract:
         assert lock.read(self.timeout_s) == second
 
     # --- watch ---
-
-    def test_a_watch_says_that_it_stands(self, lock: Lock) -> None:
-        """A watch first yields what it was given, then nothing while nothing happens."""
-        created = lock.create(FIRST, self.timeout_s)
-        with self.watching(lock, created) as watching:
-            watching.wait_for_yields(1)
-        assert watching.yielded == [created]
-        assert watching.error is None
 
     def test_a_watch_of_nothing_sees_the_creation(self, lock_factory: LockFactory) -> None:
         """A watch since None yields None and then the object."""
@@ -398,15 +349,15 @@ class LockContract:
         assert places == sorted(set(places))
         assert watching.error is None
 
-    def test_a_watch_yields_each_change_that_stands(self, lock_factory: LockFactory) -> None:
-        """A version that stands until the watch has seen it is yielded."""
-        lock = lock_factory()
+    def test_a_watch_yields_each_change_that_stands(self, lock: Lock) -> None:
+        """A version that stands until the watch has seen it is yielded, to who wrote it as well."""
         written = [lock.create(FIRST, self.timeout_s)]
-        with self.watching(lock_factory(), written[0]) as watching:
+        with self.watching(lock, written[0]) as watching:
             for seconds in range(1, 4):
                 watching.wait_for_yields(seconds)
                 written.append(lock.update(renewed(FIRST, seconds), written[-1], self.timeout_s))
             watching.wait_for_last(written[-1])
+            assert lock.read(self.timeout_s) == written[-1]
         assert watching.yielded == written
 
     def test_a_watch_misses_nothing_before_it_stood(self, lock_factory: LockFactory) -> None:
@@ -433,24 +384,7 @@ class LockContract:
         assert watching.yielded == [created, None, second]
         assert watching.error is None
 
-    def test_a_watch_runs_beside_the_operations(self, lock: Lock) -> None:
-        """One client writes while it watches itself."""
-        created = lock.create(FIRST, self.timeout_s)
-        with self.watching(lock, created) as watching:
-            watching.wait_for_yields(1)
-            updated = lock.update(renewed(FIRST), created, self.timeout_s)
-            watching.wait_for_last(updated)
-            assert lock.read(self.timeout_s) == updated
-
     # --- the end of a watch ---
-
-    def test_an_interrupted_watch_returns(self, lock: Lock) -> None:
-        """An interruption ends a standing watch soon and without an error."""
-        with self.watching(lock, None) as watching:
-            watching.wait_for_yields(1)
-            lock.interrupt_watch()
-            watching.wait_for_end()
-        assert watching.error is None
 
     def test_an_interruption_may_come_first(self, lock: Lock) -> None:
         """An interruption that comes before the watch ends it as well."""
@@ -490,33 +424,20 @@ class LockContract:
 class SuccessorContract(LockContract):
     """What a lock promises besides that notes who is next in line."""
 
-    def test_at_first_nobody_is_next(self, lock_factory: LockFactory) -> None:
-        """A new object names no successor, which is not the same as keeping none."""
-        created = lock_factory().create(FIRST, self.timeout_s)
-        assert created.successor == ""
-        assert lock_factory().read(self.timeout_s) == created
-
     @pytest.mark.parametrize("name", ["b", 'ö "\\\n☃𝄞 <&>'])
     def test_a_successor_is_noted(self, lock_factory: LockFactory, name: str) -> None:
-        """Naming changes the successor and the version, and is what others then read."""
+        """Naming changes the successor and the version, is what others read, and is taken back."""
         created = lock_factory().create(FIRST, self.timeout_s)
+        assert created.successor == "", "nobody, which is not the same as keeping none"
         lock = lock_factory()
         seen = lock.read(self.timeout_s)
-        assert seen is not None
-        named = lock.name_successor(name, seen, self.timeout_s)
-        assert named == replace(created, version=named.version, successor=name)
-        assert int(named.version) > int(created.version)
-        assert lock_factory().read(self.timeout_s) == named
-
-    def test_a_successor_may_be_another_or_nobody(self, lock: Lock) -> None:
-        """Who is next in line can be replaced and taken back."""
-        created = lock.create(FIRST, self.timeout_s)
-        first = lock.name_successor("b", created, self.timeout_s)
-        second = lock.name_successor("c", first, self.timeout_s)
-        assert second.successor == "c"
-        nobody = lock.name_successor("", second, self.timeout_s)
-        assert nobody.successor == ""
-        assert lock.read(self.timeout_s) == nobody
+        assert seen == created
+        for successor in (name, "another", ""):
+            named = lock.name_successor(successor, seen, self.timeout_s)
+            assert named == replace(created, version=named.version, successor=successor)
+            assert int(named.version) > int(seen.version)
+            assert lock_factory().read(self.timeout_s) == named
+            seen = named
 
     def test_renewing_and_giving_back_keep_the_successor(self, lock_factory: LockFactory) -> None:
         """The holder's own writes leave standing what a standby noted."""
@@ -531,12 +452,13 @@ class SuccessorContract(LockContract):
         assert freed.record == self.kept(free)
         assert lock_factory().read(self.timeout_s) == freed
 
-    @pytest.mark.parametrize("free_first", [False, True], ids=["expired", "free"])
-    @pytest.mark.parametrize("taker", ["b", "c"])
+    @pytest.mark.parametrize(
+        ("taker", "free_first"), [("b", False), ("c", True)], ids=["expired", "free"]
+    )
     def test_taking_the_lock_leaves_nobody_named(
         self, lock_factory: LockFactory, taker: str, *, free_first: bool
     ) -> None:
-        """Once another holds the lock, whoever was next in line is so no more."""
+        """Once another holds the lock, nobody is next in line, be it the successor or not."""
         lock = lock_factory()
         created = lock.create(FIRST, self.timeout_s)
         seen = lock.name_successor("b", created, self.timeout_s)
@@ -547,13 +469,15 @@ class SuccessorContract(LockContract):
         assert lock_factory().read(self.timeout_s) == taken
 
     def test_naming_over_a_renewal_is_a_conflict(self, lock_factory: LockFactory) -> None:
-        """Who has seen an older version names nobody, and takes no renewal back."""
+        """Who has seen another version or object names nobody, and takes no renewal back."""
         lock, late = lock_factory(), lock_factory()
         created = lock.create(FIRST, self.timeout_s)
         updated = lock.update(renewed(FIRST), created, self.timeout_s)
-        with pytest.raises(Conflict) as caught:
-            late.name_successor("b", created, self.timeout_s)
-        assert str(caught.value).startswith(f"cannot name a successor in {lock.description}: ")
+        other = replace(updated, uid="00000000-0000-4000-8000-000000000000")
+        for seen in (created, other):
+            expected = f"^cannot name a successor in {lock.description}: "
+            with pytest.raises(Conflict, match=expected):
+                late.name_successor("b", seen, self.timeout_s)
         assert lock.read(self.timeout_s) == updated
 
     def test_a_renewal_over_a_naming_is_a_conflict(self, lock_factory: LockFactory) -> None:
@@ -565,41 +489,13 @@ class SuccessorContract(LockContract):
             lock.update(renewed(FIRST), created, self.timeout_s)
         assert lock.read(self.timeout_s) == named
 
-    def test_only_one_of_two_is_named(self, lock_factory: LockFactory) -> None:
-        """Of standbys that name themselves over the same version one succeeds."""
-        created = lock_factory().create(FIRST, self.timeout_s)
-        named: list[Snapshot] = []
-
-        def name(lock: Lock, number: int) -> None:
-            with contextlib.suppress(Conflict):
-                named.append(lock.name_successor(f"client-{number}", created, self.timeout_s))
-
-        self._all_at_once(lock_factory, name)
-        assert len(named) == 1
-        assert lock_factory().read(self.timeout_s) == named[0]
-
-    def test_naming_in_another_object_is_a_conflict(self, lock: Lock) -> None:
-        """The right version of another object is not what stands here."""
-        created = lock.create(FIRST, self.timeout_s)
-        other = replace(created, uid="00000000-0000-4000-8000-000000000000")
-        with pytest.raises(Conflict):
-            lock.name_successor("b", other, self.timeout_s)
-        assert lock.read(self.timeout_s) == created
-
     def test_naming_brings_nothing_back(self, lock: Lock, delete: Callable[[], None]) -> None:
-        """Naming in what was deleted fails, and creates nothing."""
-        created = lock.create(FIRST, self.timeout_s)
-        delete()
-        with pytest.raises((Absent, Conflict)):
-            lock.name_successor("b", created, self.timeout_s)
-        assert lock.read(self.timeout_s) is None
-
-    def test_naming_does_not_reach_a_newer_object(
-        self, lock: Lock, delete: Callable[[], None]
-    ) -> None:
-        """Nobody is named in an object that was created after what was seen was deleted."""
+        """Naming in what was deleted fails, creates nothing, and reaches no newer object."""
         first = lock.create(FIRST, self.timeout_s)
         delete()
+        with pytest.raises((Absent, Conflict)):
+            lock.name_successor("b", first, self.timeout_s)
+        assert lock.read(self.timeout_s) is None
         second = lock.create(FIRST, self.timeout_s)
         with pytest.raises(Conflict):
             lock.name_successor("b", first, self.timeout_s)

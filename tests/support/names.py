@@ -18,7 +18,6 @@ import threading
 from typing import TYPE_CHECKING, Final, Self
 
 from tests.support.lacking import Lacking
-from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,10 +31,6 @@ _RESPONSE: Final = 0x8180  # recursion asked for and available
 _NO_SUCH_NAME: Final = 3
 _TTL_S: Final = 0  # nobody may remember an answer
 _TICK_S: Final = 0.1
-
-
-class NoNameServer(Lacking):
-    """This machine or this user cannot serve names."""
 
 
 class NameServer:
@@ -61,12 +56,12 @@ class NameServer:
                 break
             except PermissionError as error:
                 self._socket.close()
-                raise NoNameServer("port 53 needs root") from error
+                raise Lacking("port 53 needs root") from error
             except OSError:
                 continue
         else:
             self._socket.close()
-            raise NoNameServer("no loopback address is free")
+            raise Lacking("no loopback address is free")
         self._socket.settimeout(_TICK_S)
         self._thread.start()
         return self
@@ -94,24 +89,8 @@ class NameServer:
         return ["unshare", "--mount", "sh", "-c", script, "sh"]
 
     def hang(self) -> None:
-        """From now on swallow every query; `wait_swallowed` proves that one was."""
+        """From now on swallow every query; `swallowed` proves that one was."""
         self._hung.set()
-
-    def go_on(self) -> None:
-        """Answer again; what was swallowed stays so, until it is asked again."""
-        self._hung.clear()
-
-    def wait_answered(self, count: int = 1, *, timeout_s: float = 30) -> None:
-        """Wait until so many queries were answered in all."""
-        wait_until(
-            lambda: self.answered >= count, timeout_s=timeout_s, what=f"{count} queries answered"
-        )
-
-    def wait_swallowed(self, count: int = 1, *, timeout_s: float = 30) -> None:
-        """Wait until so many queries were swallowed in all."""
-        wait_until(
-            lambda: self.swallowed >= count, timeout_s=timeout_s, what=f"{count} queries swallowed"
-        )
 
     def _serve(self) -> None:
         while not self._done.is_set():

@@ -1,12 +1,11 @@
 """An exec credential plugin that gives a token, or hangs and leaves a daemon behind.
 
 Owns the script, the kubeconfig that names it, and every process it leaves: all of them end by
-themselves after a bound, and with this object at the latest. `runs`, `hanging` and `daemons` prove
-what it did.
-Must not know: who runs it.
+themselves after a bound, and with this object at the latest. Must not know who runs it.
 
-The daemon is in a session of its own and no descendant of the plugin, once that has ended: whoever
-runs the plugin cannot end it by a process group, and finds it among its own orphans at best.
+The daemon is in a session of its own and no descendant of the plugin, once that has ended, and it
+keeps the plugin's standard output open: a process group does not reach it, and whatever reads that
+output to its end goes on waiting.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Final, Self
 
 import yaml
 
-from tests.support.candidate import is_gone
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -31,12 +29,9 @@ BOUND_S: Final = 300
 _API_VERSION: Final = "client.authentication.k8s.io/v1"
 _SCRIPT: Final = """#!/bin/sh
 cd {directory} || exit
-echo $$ >> runs
+cat /proc/$$/environ > environ
 if test -e hang; then
-    exec 3>&1
-    test -s hang || exec 3>/dev/null
-    setsid sh -c 'echo $$ >> daemons; exec sleep {bound_s}' </dev/null >&3 2>/dev/null &
-    exec 3>&-
+    setsid sh -c 'echo $$ >> daemons; exec sleep {bound_s}' </dev/null 2>/dev/null &
     echo $$ >> hanging
     left={bound_s}
     while test -e hang && test $left -gt 0; do sleep 1; left=$((left - 1)); done
@@ -69,8 +64,8 @@ class ExecPlugin:
 
     def __exit__(self, *_: object) -> None:
         """End whatever it left."""
-        self.go_on()
-        for pid in [*self.hanging, *self.daemons]:
+        (self.directory / "hang").unlink(missing_ok=True)
+        for pid in [*self._alive("hanging"), *self.daemons]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -87,54 +82,35 @@ class ExecPlugin:
         }
         kubeconfig.write_text(yaml.safe_dump(config))
 
-    def hang(self, *, keep_output: bool = False) -> None:
-        """Let every later run start a daemon and say nothing until `go_on`.
-
-        With `keep_output` the daemon keeps the plugin's standard output open: whoever reads that to
-        its end goes on waiting when the plugin is dead.
-        """
-        part = self.directory / "part"
-        part.write_text("keep output\n" if keep_output else "")
-        part.rename(self.directory / "hang")
-
-    def go_on(self) -> None:
-        """Let those that hang give their token within a second, and later ones at once."""
-        (self.directory / "hang").unlink(missing_ok=True)
+    def hang(self) -> None:
+        """Let every later run start a daemon and say nothing."""
+        (self.directory / "hang").touch()
 
     @property
-    def runs(self) -> int:
-        """How often it was run."""
-        return len(self._noted("runs"))
-
-    @property
-    def hanging(self) -> list[int]:
-        """The pids of those that hang now."""
-        return self._alive("hanging")
+    def environ(self) -> set[bytes]:
+        """The environment of the last run."""
+        return set((self.directory / "environ").read_bytes().split(b"\0"))
 
     @property
     def daemons(self) -> list[int]:
         """The pids of the daemons that are alive."""
         return self._alive("daemons")
 
-    def wait_hanging(self, count: int = 1, *, timeout_s: float = 30) -> list[int]:
-        """Wait until so many hang, each with a daemon, and return the pids of the daemons."""
+    def wait_hanging(self, *, timeout_s: float = 30) -> list[int]:
+        """Wait until one hangs and its daemon runs, and return the pids of the daemons."""
         wait_until(
-            lambda: len(self.hanging) >= count and len(self.daemons) >= count,
+            lambda: self._alive("hanging") and self.daemons,
             timeout_s=timeout_s,
-            what=f"{count} plugins hang",
+            what="the plugin hangs",
         )
         return self.daemons
 
-    def _noted(self, name: str) -> list[int]:
-        with contextlib.suppress(FileNotFoundError):
-            return [int(line) for line in (self.directory / name).read_text().splitlines()]
-        return []
-
     def _alive(self, name: str) -> list[int]:
-        return [pid for pid in self._noted(name) if not is_gone(pid) and self._is_ours(pid)]
-
-    def _is_ours(self, pid: int) -> bool:
-        """Whether this pid still belongs to the plugin, by where it works."""
-        with contextlib.suppress(OSError):
-            return os.readlink(f"/proc/{pid}/cwd") == os.path.realpath(self.directory)
-        return False
+        """Return the noted pids that still belong to the plugin, by where they work."""
+        alive = []
+        with contextlib.suppress(FileNotFoundError):
+            for line in (self.directory / name).read_text().splitlines():
+                with contextlib.suppress(OSError):
+                    if os.readlink(f"/proc/{line}/cwd") == os.path.realpath(self.directory):
+                        alive.append(int(line))
+        return alive

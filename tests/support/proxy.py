@@ -5,9 +5,9 @@ Must not know: elections, leases, leaderexec.
 
 It is a process of its own, so that it goes on while a test or a candidate is stopped, and takes its
 orders over a control channel; it ends with it. HTTPS is terminated with the given certificate and
-spoken to the upstream anew, headers (and so tokens) pass through as they are; without a
-certificate both sides are plain. It speaks HTTP/1.1, one upstream connection per client
-connection, so that what the upstream does to a connection befalls one client only.
+spoken to the upstream anew, headers (and so tokens) pass through as they are. It speaks HTTP/1.1,
+one upstream connection per client connection, so that what the upstream does to a connection
+befalls one client only.
 
 The race it guards: a fault is switched on in one process while requests fly in two others. An order
 has taken effect when its method returns: nothing that reaches the proxy later escapes it. What
@@ -16,10 +16,10 @@ reached it before may already be upstream; `hold` and `lose_reply` catch a chose
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -27,48 +27,37 @@ import signal
 import socket
 import ssl
 import struct
-import subprocess
 import sys
 import termios
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
+from tests.support.controlled import ControlledProcess
 from tests.support.wait import wait_until
+from tests.support.witness import now_ns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+    from pathlib import Path
 
     _Pieces = AsyncGenerator[tuple[bytes, bool], None]
 
 T = TypeVar("T")
 
-_ROOT = Path(__file__).resolve().parents[2]
-_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from tests.support.proxy import main; main()"
 _LIMIT = 1 << 20
-_PATIENCE_S = 60  # a machine so starved that an answer takes longer proves nothing
 _RST = struct.pack("ii", 1, 0)  # SO_LINGER: close at once, and say so with a reset
 _REASONS = {
-    400: "BadRequest",
     401: "Unauthorized",
     403: "Forbidden",
     404: "NotFound",
     409: "Conflict",
-    410: "Expired",
     429: "TooManyRequests",
     500: "InternalError",
     503: "ServiceUnavailable",
-    504: "Timeout",
 }
-
-
-def now_ns() -> int:
-    """Return CLOCK_BOOTTIME in nanoseconds, the clock of every instant here."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +96,15 @@ class Request:
     """
 
     number: int
-    connection: int
     method: str
     path: str
     watch: bool
-    at_ns: int
+    at_ns: int  # on CLOCK_BOOTTIME, as every instant here
     forwarded_ns: int = 0
     replied_ns: int = 0
     status: int = 0
     upstream_status: int = 0
     action: str = ""
-
-    @property
-    def forwarded(self) -> bool:
-        """Whether it was sent to the upstream."""
-        return self.forwarded_ns > 0
 
 
 # --- the client: what a test holds ------------------------------------------------------------
@@ -131,86 +114,41 @@ class Proxy:
     """A running proxy process; use it as a context manager.
 
     `upstream` is an URL such as `https://127.0.0.1:6443`. `cert` and `key` are what the proxy shows
-    its clients, `upstream_ca` what it trusts; `client_cert` and `client_key` what it shows the
-    upstream, if anything. All are paths of PEM files.
+    its clients, `upstream_ca` what it trusts; all are paths of PEM files.
 
     There is one mode at a time (`pass_through`, `black_hole`, `refuse`, `reset`); `trickle`,
     `delay` and the faults for matching requests come on top. Of several faults that match a request
     the one ordered last is done. `pass_through` takes all of them back.
     """
 
-    def __init__(
-        self,
-        upstream: str,
-        *,
-        cert: Path | str | None = None,
-        key: Path | str | None = None,
-        upstream_ca: Path | str | None = None,
-        client_cert: Path | str | None = None,
-        client_key: Path | str | None = None,
-        port: int = 0,
-    ) -> None:
-        self._flags = [f"--upstream={upstream}", f"--port={port}"]
-        files = {
-            "cert": cert,
-            "key": key,
-            "upstream-ca": upstream_ca,
-            "client-cert": client_cert,
-            "client-key": client_key,
-        }
-        self._flags += [f"--{name}={path}" for name, path in files.items() if path]
-        self._scheme = "https" if cert else "http"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
-        self._unread = b""
-        self.port = port
+    def __init__(self, upstream: str, *, cert: Path, key: Path, upstream_ca: Path) -> None:
+        words = (upstream, str(cert), str(key), str(upstream_ca))
+        self._process = ControlledProcess("tests.support.proxy", *words)
+        self.port = 0
 
     def __enter__(self) -> Self:
         """Start the process and wait until it listens."""
-        self._control, theirs = socket.socketpair()
-        self._control.settimeout(_PATIENCE_S)
-        argv = [sys.executable, "-I", "-S", "-c", _BOOT, str(_ROOT), *self._flags]
-        try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    argv, stdin=theirs.fileno(), start_new_session=True
-                )
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._process)
             self.port = self._hear()["port"]
-        except BaseException:
-            self.__exit__()
-            raise
+            stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the process and with it every connection."""
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._process is not None:
-            try:
-                self._process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
+        self._process.__exit__()
 
     @property
     def url(self) -> str:
         """The address for the candidate."""
-        return f"{self._scheme}://127.0.0.1:{self.port}"
-
-    @property
-    def pid(self) -> int:
-        """The pid of the proxy process."""
-        assert self._process is not None, "the proxy does not run"
-        return self._process.pid
+        return f"https://127.0.0.1:{self.port}"
 
     # --- modes
 
     def pass_through(self) -> None:
         """Take back every mode and fault; what a black hole swallowed is delivered late.
 
-        Requests that are held stay held until `release_held` or `drop_held`.
+        Requests that are held stay held until `release_held`.
         """
         self._order("pass_through")
 
@@ -230,15 +168,9 @@ class Proxy:
         """Forward requests, and reset the connection in the middle of the response's body."""
         self._order("rule", kind="reset_mid_response", match=match)
 
-    def delay(
-        self,
-        seconds: float,
-        *,
-        on: Literal["request", "reply"] = "reply",
-        match: Match | None = None,
-    ) -> None:
-        """Forward requests, or begin their replies, that much later; 0 takes it back."""
-        self._order("delay", seconds=seconds, on=on, match=match)
+    def delay(self, seconds: float, *, match: Match | None = None) -> None:
+        """Forward requests, and begin their replies that much later; 0 takes it back."""
+        self._order("delay", seconds=seconds, match=match)
 
     def trickle(self, bytes_per_s: float) -> None:
         """Send everything to the client at this rate; 0 takes it back."""
@@ -247,18 +179,11 @@ class Proxy:
     # --- faults for matching requests
 
     def answer(
-        self,
-        status: int,
-        body: str | bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        match: Match | None = None,
+        self, status: int, headers: Mapping[str, str] | None = None, match: Match | None = None
     ) -> None:
-        """Answer in the upstream's place; without a body with a Kubernetes Status of this code."""
-        if body is None:
-            body = _status(status)
-        text = body if isinstance(body, bytes) else body.encode()
-        params = {"status": status, "body": text.decode("latin-1"), "headers": dict(headers or {})}
-        self._order("rule", kind="answer", match=match, **params)
+        """Answer in the upstream's place, with a Kubernetes Status of this code."""
+        fields = {"Content-Type": "application/json", **(headers or {})}
+        self._order("rule", kind="answer", match=match, status=status, headers=fields)
 
     def answer_garbage(self, garbage: bytes, match: Match | None = None) -> None:
         """Answer with these bytes, which need not be HTTP, and close the connection."""
@@ -275,10 +200,6 @@ class Proxy:
     def release_held(self) -> int:
         """Forward what is kept back, and return how many that were; the order to hold stands."""
         return int(self._order("release_held")["count"])
-
-    def drop_held(self) -> int:
-        """Reset the connections of what is kept back instead, and return how many that were."""
-        return int(self._order("drop_held")["count"])
 
     def lose_reply(self, match: Match | None = None, *, silently: bool = False) -> None:
         """Forward requests and drop the whole replies; then reset, or silently say nothing."""
@@ -299,8 +220,8 @@ class Proxy:
         Connections: connections, connections_open, connections_black_holed, connections_closed (by
         `refuse`), resets. Requests: requests, requests_METHOD, watches, watches_open, forwarded,
         upstream_errors, replied (to the end, by whomever). Faults: answered, held, held_now,
-        released, dropped, delayed, replies_lost, resets_mid_response, watches_cut, black_holed
-        (requests and pieces of replies that had to wait). Bytes: bytes_up, bytes_down,
+        released, delayed, replies_lost, resets_mid_response, watches_cut, black_holed
+        (requests and pieces of replies that had to wait). Bytes:
         trickled_bytes, dropped_bytes. What could not be understood: not_http.
         """
         return Counter(self._order("counters")["counters"])
@@ -327,21 +248,17 @@ class Proxy:
     # --- within
 
     def _order(self, name: str, *, match: Match | None = None, **params: Any) -> dict[str, Any]:
-        assert self._control is not None, "the proxy does not run"
         words = {"order": name, "match": asdict(match or Match()), **params}
-        self._control.sendall(json.dumps(words).encode() + b"\n")
+        self._process.tell(json.dumps(words).encode())
         return self._hear()
 
     def _hear(self) -> dict[str, Any]:
-        assert self._control is not None, "the proxy does not run"
-        while b"\n" not in self._unread:
-            part = self._control.recv(1 << 20)
-            assert part, "the proxy is gone"
-            self._unread += part
-        line, _, self._unread = self._unread.partition(b"\n")
-        words: dict[str, Any] = json.loads(line)
+        words: dict[str, Any] = json.loads(self._process.hear())
         assert "trouble" not in words, f"the proxy is in trouble: {words['trouble']}"
         return words
+
+
+# --- the server: a process of its own ---------------------------------------------------------
 
 
 def _status(status: int) -> str:
@@ -357,9 +274,6 @@ def _status(status: int) -> str:
             "code": status,
         }
     )
-
-
-# --- the server: a process of its own ---------------------------------------------------------
 
 
 class _Closed(Exception):
@@ -394,6 +308,14 @@ class _Stream:
         self.writer.transport.abort()
 
 
+async def _open(connect: Callable[..., Awaitable[tuple[Any, Any]]]) -> _Stream:
+    reader = _Reader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport, _ = await connect(lambda: protocol)
+    writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
+    return _Stream(reader, writer)
+
+
 @dataclass(slots=True)
 class _Head:
     """The first lines of a request or a response."""
@@ -407,9 +329,8 @@ class _Head:
         return "chunked" in self.headers.get("transfer-encoding", "").lower()
 
     @property
-    def length(self) -> int | None:
-        value = self.headers.get("content-length")
-        return int(value) if value is not None else None
+    def length(self) -> int:
+        return int(self.headers.get("content-length", "-1" if self.chunked else "0"))
 
     @property
     def last(self) -> bool:
@@ -444,7 +365,7 @@ async def _read_head(reader: _Reader) -> _Head:
     return _Head(raw, first.split(" ", 2), {name.lower(): text.strip() for name, text in pairs})
 
 
-async def _pieces(reader: _Reader, head: _Head, *, until_close: bool) -> _Pieces:
+async def _pieces(reader: _Reader, head: _Head) -> _Pieces:
     """Yield the body that follows a head, in raw pieces as they come, and which is the last."""
     if head.chunked:
         size = -1
@@ -458,7 +379,7 @@ async def _pieces(reader: _Reader, head: _Head, *, until_close: bool) -> _Pieces
                     yield line, False
                     line = await reader.readuntil(b"\r\n")
                 yield line, True
-    elif head.length is not None:
+    else:
         left = head.length
         while left:
             piece = await reader.read(min(left, 65536))
@@ -466,9 +387,6 @@ async def _pieces(reader: _Reader, head: _Head, *, until_close: bool) -> _Pieces
                 raise asyncio.IncompleteReadError(b"", left)
             left -= len(piece)
             yield piece, not left
-    elif until_close:
-        while piece := await reader.read(65536):
-            yield piece, False
 
 
 async def _next(pieces: _Pieces) -> tuple[bytes, bool]:
@@ -479,8 +397,7 @@ async def _next(pieces: _Pieces) -> tuple[bytes, bool]:
 class _Server:
     """What every connection shares: the mode, the faults, the counters."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
+    def __init__(self, upstream: str, cert: str, key: str, upstream_ca: str) -> None:
         self.mode = "pass_through"
         self.rules: list[_Rule] = []
         self.delays: list[_Rule] = []
@@ -488,21 +405,15 @@ class _Server:
         self.counters: Counter[str] = Counter()
         self.requests: list[Request] = []
         self.connections: set[_Connection] = set()
-        self.server_tls: ssl.SSLContext | None = None
-        self.upstream_tls: ssl.SSLContext | None = None
-        if options.cert:
-            self.server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self.server_tls.load_cert_chain(options.cert, options.key)
-        upstream = urlsplit(options.upstream)
-        self.upstream = (upstream.hostname or "", upstream.port or 0)
-        if upstream.scheme == "https":
-            self.upstream_tls = ssl.create_default_context(cafile=options.upstream_ca)
-            if options.client_cert:
-                self.upstream_tls.load_cert_chain(options.client_cert, options.client_key)
+        self.server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.server_tls.load_cert_chain(cert, key)
+        self.upstream_tls = ssl.create_default_context(cafile=upstream_ca)
+        place = urlsplit(upstream)
+        self.upstream = (place.hostname or "", place.port or 0)
         self._changed = asyncio.Event()
         self._reserve = socket.socket()
         self._reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reserve.bind(("127.0.0.1", options.port))
+        self._reserve.bind(("127.0.0.1", 0))
         self.port = self._reserve.getsockname()[1]
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -533,7 +444,7 @@ class _Server:
                 self.rules.insert(0, _Rule(words.pop("kind"), match, words))
             case "delay":
                 kept = [rule for rule in self.delays if rule.match != match]
-                kept = [*kept, _Rule(words["on"], match, words)] if words["seconds"] else kept
+                kept = [*kept, _Rule("delay", match, words)] if words["seconds"] else kept
                 self.delays = kept
             case "trickle":
                 self.bytes_per_s = words["bytes_per_s"]
@@ -542,13 +453,13 @@ class _Server:
             case "requests":
                 return {"requests": [asdict(request) for request in self.requests]}
             case "held":
-                held = [connection.request for connection in self._held()]
-                return {"held": [asdict(request) for request in held if request]}
-            case "release_held" | "drop_held":
-                held_now = self._held()
-                for connection in held_now:
-                    connection.let_go(drop=order == "drop_held")
-                return {"count": len(held_now)}
+                held = [asdict(one.request) for one in self._held() if one.request]
+                return {"held": sorted(held, key=lambda request: request["number"])}
+            case "release_held":
+                waiting = self._held()
+                for connection in waiting:
+                    connection.release()
+                return {"count": len(waiting)}
             case "cut_watches":
                 watches = [one for one in self.connections if one.watching]
                 for connection in watches:
@@ -575,8 +486,7 @@ class _Server:
                 connection.end(reset=mode == "reset")
 
     def _held(self) -> list[_Connection]:
-        held = [connection for connection in self.connections if connection.held]
-        return sorted(held, key=lambda connection: connection.request_number)
+        return [connection for connection in self.connections if connection.held]
 
     def _count_now(self) -> dict[str, int]:
         now = Counter(self.counters)
@@ -612,7 +522,7 @@ class _Server:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.counters["connections"] += 1
-        connection = _Connection(self, sock, self.counters["connections"])
+        connection = _Connection(self, sock)
         if self.mode == "reset":
             self.counters["resets"] += 1
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
@@ -647,10 +557,10 @@ class _Server:
         """Return the fault that is for this request."""
         return next((rule for rule in self.rules if rule.takes(request)), None)
 
-    async def lag(self, request: Request, on: str) -> None:
+    async def lag(self, request: Request) -> None:
         """Wait as long as the delays for this request say."""
         for rule in list(self.delays):
-            if rule.kind == on and rule.takes(request):
+            if rule.takes(request):
                 self.counters["delayed"] += 1
                 end_ns = now_ns() + int(rule.params["seconds"] * 1e9)
                 while rule in self.delays and (left_ns := end_ns - now_ns()) > 0:
@@ -660,9 +570,8 @@ class _Server:
 class _Connection:
     """One client connection, and the upstream connection made for it."""
 
-    def __init__(self, server: _Server, sock: socket.socket, number: int) -> None:
+    def __init__(self, server: _Server, sock: socket.socket) -> None:
         self.server = server
-        self.number = number
         self.task: asyncio.Task[None] | None = None
         self.request: Request | None = None
         self.watching = False
@@ -671,18 +580,12 @@ class _Connection:
         self._ours = True  # to close; later a transport does
         self._client: _Stream | None = None
         self._upstream: _Stream | None = None
-        self._dropped = False
         self._frozen = False
 
     @property
     def client_left(self) -> bool:
         """Whether the client has closed, as far as the proxy heard."""
         return self._client is not None and self._client.reader.left.is_set()
-
-    @property
-    def request_number(self) -> int:
-        """The number of the request at hand."""
-        return self.request.number if self.request else 0
 
     # --- orders
 
@@ -698,9 +601,8 @@ class _Connection:
         if self.task is not None and self.held is None:
             self.task.cancel()
 
-    def let_go(self, *, drop: bool) -> None:
-        """Forward the held request, or drop it."""
-        self._dropped = drop
+    def release(self) -> None:
+        """Forward the held request."""
         if self.held is not None:
             self.held.set()
 
@@ -736,28 +638,23 @@ class _Connection:
             self.server.connections.discard(self)
 
     async def _shake_hands(self) -> None:
-        reader = _Reader()
-        protocol = asyncio.StreamReaderProtocol(reader)
         loop = asyncio.get_running_loop()
-        self._ours = False
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: protocol, self._sock, ssl=self.server.server_tls
+        accept = functools.partial(
+            loop.connect_accepted_socket, sock=self._sock, ssl=self.server.server_tls
         )
-        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        self._client = _Stream(reader, writer)
+        self._ours = False
+        self._client = await _open(accept)
 
     async def _serve_one(self) -> bool:
         """Serve one request; return whether the connection goes on."""
         assert self._client is not None
         server = self.server
         head = await _read_head(self._client.reader)
-        body = b"".join(
-            [piece async for piece, _ in _pieces(self._client.reader, head, until_close=False)]
-        )
+        body = b"".join([piece async for piece, _ in _pieces(self._client.reader, head)])
         method, path = head.first[:2]
         watch = parse_qs(urlsplit(path).query).get("watch", [""])[0] in {"1", "true"}
         number = len(server.requests) + 1
-        request = Request(number, self.number, method, path, watch, now_ns())
+        request = Request(number, method, path, watch, now_ns())
         self.request = request
         server.requests.append(request)
         for name in ("requests", f"requests_{method}", *(["watches"] if watch else [])):
@@ -770,34 +667,23 @@ class _Connection:
             return await self._answer(rule, request)
         if rule is not None and rule.kind == "hold":
             await self._hold()
-        await server.lag(request, "request")
         reply = await self._forward(head.raw + body, request)
         return await self._pass_on(reply, request, rule) and not head.last
 
     async def _answer(self, rule: _Rule, request: Request) -> bool:
         """Answer in the upstream's place."""
-        await self.server.lag(request, "reply")
+        await self.server.lag(request)
         self.server.counters["answered"] += 1
-        body = rule.params["body"].encode("latin-1")
         if rule.kind == "garbage":
-            await self._send(body, request)
+            await self._send(rule.params["body"].encode("latin-1"), request)
             raise _Closed
         status = rule.params["status"]
-        headers = {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(body)),
-            **rule.params["headers"],
-        }
-        try:
-            phrase = HTTPStatus(status).phrase
-        except ValueError:
-            phrase = "Unknown"
-        lines = [f"HTTP/1.1 {status} {phrase}"]
+        body = _status(status)
+        headers = {"Content-Length": str(len(body)), **rule.params["headers"]}
+        lines = [f"HTTP/1.1 {status} {_REASONS[status]}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-        if request.method != "HEAD":
-            head += body
-        await self._send(head, request, status=status, last=True)
+        head = "\r\n".join(lines) + "\r\n\r\n"
+        await self._send((head + body).encode("latin-1"), request, status=status, last=True)
         return True
 
     async def _hold(self) -> None:
@@ -806,10 +692,7 @@ class _Connection:
         self.held = asyncio.Event()
         await self.held.wait()
         self.held = None
-        self.server.counters["dropped" if self._dropped else "released"] += 1
-        if self._dropped:
-            self.end(reset=True)
-            raise _Closed
+        self.server.counters["released"] += 1
 
     async def _forward(self, data: bytes, request: Request) -> _Head:
         """Send a request upstream and return the head of the response."""
@@ -818,13 +701,9 @@ class _Connection:
             await self.server.gate("black_holed")  # the last look before the first byte
             request.forwarded_ns = now_ns()
             self.server.counters["forwarded"] += 1
-            self.server.counters["bytes_up"] += len(data)
             upstream.writer.write(data)
             await upstream.writer.drain()
             reply = await self._from_upstream(_read_head(upstream.reader))
-            while reply.first[1].startswith("1"):
-                await self._send(reply.raw, request)
-                reply = await self._from_upstream(_read_head(upstream.reader))
         except (OSError, asyncio.IncompleteReadError):
             self.server.counters["upstream_errors"] += 1
             self.end(reset=True)
@@ -837,14 +716,14 @@ class _Connection:
         if self._upstream is None or self._upstream.reader.left.is_set():
             if self._upstream is not None:
                 self._upstream.abort()
-            reader = _Reader()
-            protocol = asyncio.StreamReaderProtocol(reader)
-            loop = asyncio.get_running_loop()
-            transport, _ = await loop.create_connection(
-                lambda: protocol, *self.server.upstream, ssl=self.server.upstream_tls
+            host, port = self.server.upstream
+            connect = functools.partial(
+                asyncio.get_running_loop().create_connection,
+                host=host,
+                port=port,
+                ssl=self.server.upstream_tls,
             )
-            writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-            self._upstream = _Stream(reader, writer)
+            self._upstream = await _open(connect)
         return self._upstream
 
     async def _pass_on(self, reply: _Head, request: Request, rule: _Rule | None) -> bool:
@@ -852,12 +731,11 @@ class _Connection:
         assert self._upstream is not None
         server = self.server
         status = request.upstream_status
-        bodiless = request.method == "HEAD" or status in {204, 304}
-        until_close = not (bodiless or reply.chunked or reply.length is not None)
-        pieces = _pieces(self._upstream.reader, reply, until_close=until_close)
+        last = reply.length == 0
+        pieces = _pieces(self._upstream.reader, reply)
         if rule is not None and rule.kind == "lose_reply":
             size = len(reply.raw)
-            if not bodiless and not request.watch:
+            if not request.watch:
                 size += sum([len(piece) async for piece, _ in pieces])
             server.counters["replies_lost"] += 1
             server.counters["dropped_bytes"] += size
@@ -865,9 +743,8 @@ class _Connection:
                 await self._fall_silent()
             self.end(reset=True)
             raise _Closed
-        await server.lag(request, "reply")
+        await server.lag(request)
         self.watching = request.watch and status == HTTPStatus.OK
-        last = bodiless or reply.length == 0
         await self._send(reply.raw, request, status=status, last=last)
         if not last and rule is not None and rule.kind == "reset_mid_response":
             await self._break_off(pieces, request)
@@ -875,7 +752,7 @@ class _Connection:
             piece, last = await self._from_upstream(_next(pieces))
             await self._send(piece, request, last=last)
         self.watching = False
-        return not (until_close or reply.last)
+        return not reply.last
 
     async def _break_off(self, pieces: _Pieces, request: Request) -> None:
         """Send half of the first piece, then reset."""
@@ -935,7 +812,6 @@ class _Connection:
                 request.replied_ns = now_ns()
                 server.counters["replied"] += 1
             self._client.writer.write(piece)
-            server.counters["bytes_down"] += len(piece)
             await self._client.writer.drain()
             if rate:
                 server.counters["trickled_bytes"] += len(piece)
@@ -953,17 +829,10 @@ class _Connection:
 def main() -> None:
     """Be the proxy: stdin is the control channel."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parser = argparse.ArgumentParser()
-    parser.add_argument("root")
-    parser.add_argument("--upstream", required=True)
-    parser.add_argument("--port", type=int, required=True)
-    for name in ("cert", "key", "upstream-ca", "client-cert", "client-key"):
-        parser.add_argument(f"--{name}")
-    options = parser.parse_args()
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # broken connections are the purpose
 
     async def serve() -> None:
-        await _Server(options).run()
+        await _Server(*sys.argv[2:]).run()
         os._exit(0)
 
     asyncio.run(serve())

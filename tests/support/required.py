@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import pytest
 
+from tests.support.candidate import in_pid_namespace
 from tests.support.lacking import Lacking
 
 if TYPE_CHECKING:
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 T = TypeVar("T")
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and users need root")
+#: Below another process, and as PID 1 of a namespace, as in a container.
+as_pid_1 = pytest.mark.parametrize(
+    "wrapper",
+    [pytest.param([], id="below"), pytest.param(in_pid_namespace(), id="pid1", marks=root_only)],
+)
 
 
 @contextmanager

@@ -31,10 +31,6 @@ _UID: Final = 65534
 _USERS: Final = (_UID, 0)  # the real and the effective one
 
 
-class NoSetuid(Lacking):
-    """On this machine, or for this user, a program cannot be made setuid root."""
-
-
 class SetuidRoot:
     """`command` starts something as root, whoever executes it; root only."""
 
@@ -44,10 +40,10 @@ class SetuidRoot:
     def __enter__(self) -> Self:
         """Copy the program to a place where the bit counts, and prove that it does."""
         if os.geteuid():
-            raise NoSetuid("only root can make a program setuid root")
+            raise Lacking("only root can make a program setuid root")
         env = shutil.which("env")
         if env is None:
-            raise NoSetuid("no env: the package coreutils has it")
+            raise Lacking("no env: the package coreutils has it")
         # Temporary directories are often mounted nosuid.
         for place in (tempfile.gettempdir(), "/var/tmp", "/opt", "/"):
             with contextlib.suppress(OSError):
@@ -56,14 +52,14 @@ class SetuidRoot:
                 self._directory = Path(tempfile.mkdtemp(prefix="leaderexec-setuid-", dir=place))
                 break
         else:
-            raise NoSetuid("every place for it is mounted nosuid or noexec")
+            raise Lacking("every place for it is mounted nosuid or noexec")
         try:
             self._directory.chmod(0o755)
             shutil.copyfile(env, self.path)
             self.path.chmod(0o4755)
             users = self.read()
             if users != _USERS:
-                raise NoSetuid(f"the bit has no effect here: real and effective user {users}")
+                raise Lacking(f"the bit has no effect here: real and effective user {users}")
         except BaseException:
             self.__exit__()
             raise

@@ -116,24 +116,14 @@ class Setup:
     tenures: Callable[..., Tenure] = Tenure
 
 
-@dataclass(frozen=True, slots=True)
-class Overlap:
-    """Two trees that lived at the same time."""
-
-    at_ns: int
-    old: str
-    new: str
-
-
 @dataclass(slots=True)
 class Verdict:
     """What the observer saw."""
 
-    overlaps: list[Overlap] = field(default_factory=list)
+    overlaps: list[str] = field(default_factory=list)
     early_releases: list[str] = field(default_factory=list)
     trees: int = 0
     named: int = 0
-    settled_after_ns: int | None = None
 
     def assert_safe(self) -> None:
         """Raise AssertionError if a promise about exclusivity was broken."""
@@ -904,7 +894,6 @@ class Network:
         world = self.host.world
         rng, loop = world.rng, world.loop
         now = loop.now
-        world.calls += 1
         called = elector.called_ns
         called.append(now)
         if len(called) == _MOST_CALLS and now - called[0] < SECOND_NS:
@@ -1210,7 +1199,6 @@ class World:
         #: Is told whatever an elector or a guardian does, and what becomes of trees and the lock.
         self.listener: Callable[[Candidate | None, str, object], None] | None = None
         self.calm = False
-        self.calls = 0
         self.living: dict[Candidate, Tree | Say] = {}
         self._in_flight: dict[int, tuple[Callable[..., None], tuple[Any, ...]]] = {}
         self._sent = 0
@@ -1269,7 +1257,6 @@ class World:
                 if stopping and isinstance(tree, Tree):
                     tree.kill()
             if self.leads() is not None:
-                self.verdict.settled_after_ns = self.loop.now - since_ns
                 return
         raise AssertionError(
             f"nobody leads {self.settle_bound_ns / SECOND_NS:.0f} s after the faults have stopped"
@@ -1285,6 +1272,12 @@ class World:
             + 6 * timing.retry_period_ns
             + 10 * SECOND_NS
         )
+
+    @property
+    def named(self) -> str:
+        """Who is next in line."""
+        newest = self.server.newest
+        return (newest.successor or "") if newest else ""
 
     def leads(self) -> Candidate | None:
         """Return the candidate that holds the lock and runs, if there is one and no other."""
@@ -1446,7 +1439,7 @@ class World:
 
     def tree_started(self, tree: Tree | Say) -> None:
         for other in self.living.values():
-            self.verdict.overlaps.append(Overlap(self.loop.now, other.name, tree.name))
+            self.verdict.overlaps.append(f"Overlap of {other.name} and {tree.name}")
         self._trace(
             f"{tree.role} {tree.name} {tree.begins}; beside: "
             f"{[other.name for other in self.living.values()]}"

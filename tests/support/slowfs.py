@@ -65,10 +65,6 @@ _ROOT_NODE, _FILE_NODE = 1, 2
 _NAME: Final = b"program"
 
 
-class NoFuse(Lacking):
-    """This machine or this user cannot mount a FUSE filesystem."""
-
-
 def script_of(command: Sequence[str]) -> bytes:
     """Return a program that executes this command, with further arguments behind it."""
     return f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n'.encode()
@@ -90,7 +86,7 @@ class SlowExecutable:
     def __enter__(self) -> Self:
         """Start the server and wait until it has mounted."""
         if os.geteuid():
-            raise NoFuse("mounting needs root")
+            raise Lacking("mounting needs root")
         self._mount_point.mkdir()
         content = self._mount_point.with_suffix(".content")
         content.write_bytes(self._program)
@@ -104,7 +100,7 @@ class SlowExecutable:
         answer = self._hear()
         if answer != _READY:
             self.__exit__()
-            raise NoFuse(answer or "the server ended")
+            raise Lacking(answer or "the server ended")
         return self
 
     def __exit__(self, *_: object) -> None:

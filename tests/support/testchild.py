@@ -1,9 +1,9 @@
 """The test child: a child that does whatever a child may do, and tells the witness about it.
 
-Run as `python3 -I -S tests/support/testchild.py [FLAGS]`, or take the argv from `command(...)`.
-Without flags it stays alive, notes every signal it receives, and then does what the signal does by
-default. Each of its processes connects to the witness as its first act (see `witness`) and dies
-when the witness ends. When everything asked for is in place it leaves the note `ready`.
+`command(...)` returns the argv that starts it. Without flags it stays alive, notes every signal it
+receives, and then does what the signal does by default. Each of its processes connects to the
+witness as its first act (see `witness`) and dies when the witness ends. When everything asked for
+is in place it leaves the note `ready`.
 
 Who it is (also from the environment; grandchildren with an empty one get it by argv):
   --witness PATH        the witness's socket (WITNESS_SOCKET)
@@ -14,43 +14,34 @@ Who it is (also from the environment; grandchildren with an empty one get it by 
   --role NAME           what it is in the tree (main)
 How it ends:
   --exit CODE           with this code whenever it ends by itself (0)
-  --die SIGNAL          by this signal instead
   --after S             this many seconds after it is ready
   --exit-on SIGNALS     at one of these signals (TERM,INT or ALL)
-  --drain S             that long after the first of the draining signals
-  --drain-on SIGNALS    the draining signals (TERM)
+  --drain S             that long after the first TERM
   --ignore SIGNALS      these are noted, and nothing else
   --stop                stops itself (SIGSTOP) when it is ready
 What it starts:
   --spawn KIND[*N]      N grandchildren (repeatable); KIND is one or several, joined by +, of
                         plain, setsid (own session), daemon (forked twice, own session, std streams
                         on /dev/null), emptyenv (executed with no environment), ignore (all signals
-                        that can be), busy (one CPU each), stopped (SIGSTOP)
-  --busy N              short for --spawn busy*N
+                        that can be), busy (one CPU each)
   --chains N            N fork chains: each link is in its own session, forks the next and exits at
                         once, for ever; they block every signal
   --chain-every K       only each Kth link connects; those between hold its connection (1)
-  --chain-pause S       how long each link lives (0)
   --fork-exit           a background worker does all the rest; the main process only waits for it
                         to be connected and ends
-  --leader-exits        the main thread ends when it is ready, another goes on (and beats); signals
-                        are no longer noted, only --ignore and --after are obeyed
+  --leader-exits        the main thread ends when it is ready, another goes on; signals are no
+                        longer noted, only --ignore is obeyed
 What it says:
   --env-note            the note `env` with its environment in `env`
-  --env-file PATH       its environment as a JSON object in a file
-  --state-note          the note `state`: pid, ppid, pgid, sid, uid, cwd, argv, fds, and the
-                        `blocked` and `ignored` signals it was started with (Python itself ignores
-                        PIPE and XFSZ before it can look)
-  --heartbeat PATH      appends `BOOTTIME_NS PID` to a file
-  --heartbeat-every S   that often (0.01)
-  --stdout TEXT         writes a line to stdout
-  --stderr BYTES        writes that much to stderr, -1 for ever, without holding up the rest
-  --echo                copies stdin to stdout, and ends at its end
+  --state-note          the note `state`: pid, pgid, fds, and the `blocked` and `ignored` signals
+                        it was started with (Python itself ignores PIPE and XFSZ before it can look)
+  --heartbeat PATH      appends `BOOTTIME_NS PID` to a file, again and again
 What it changes:
-  --setpgid             moves to a process group of its own
   --uid N               drops to this user and group, then connects anew
   --become-root         becomes root entirely, where its effective user is (see `setuid`)
   --eat MIB             takes that much memory when it is ready, then leaves the note `eaten`
+  -- PROGRAM ARG...     becomes another program, which holds the connection until it dies and shares
+                        it with what it starts; no flags are obeyed but those of who it is
 
 Owns: the behaviours of children. Must not know: leaderexec.
 It uses no module that is slow to import: it guards the instant of its own start, since the time
@@ -71,7 +62,6 @@ import sys  # noqa: E402
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable
     from typing import Any, NoReturn
 else:
     import _signal as signal  # without the enums, which take longer than all the rest
@@ -80,10 +70,11 @@ EXIT_USAGE = 64
 EXIT_NO_WITNESS = 97
 
 _SYS_EXIT = {"x86_64": 60, "aarch64": 93, "riscv64": 93}
-_KINDS = {"plain", "setsid", "daemon", "emptyenv", "ignore", "busy", "stopped"}
+_KINDS = {"plain", "setsid", "daemon", "emptyenv", "ignore", "busy"}
 _ALIASES = {"SIGCLD", "SIGIOT", "SIGPOLL"}
 _HARMLESS = {"CONT", "URG", "WINCH"}
 _NAME_MAX = 107
+_BEAT_S = 0.01
 _SEPARATOR = "\x1f"
 _ALL = signal.valid_signals()
 
@@ -134,35 +125,24 @@ class Options:
         self.main = 0
         self.role = "main"
         self.exit = 0
-        self.die = ""
         self.after = -1.0
         self.exit_on: set[str] = set()
         self.drain = -1.0
-        self.drain_on = {"TERM"}
         self.ignore: set[str] = set()
         self.stop = False
         self.spawn: list[str] = []
-        self.busy = 0
         self.chains = 0
         self.chain_every = 1
-        self.chain_pause = 0.0
         self.fork_exit = False
         self.leader_exits = False
         self.env_note = False
-        self.env_file = ""
         self.state_note = False
         self.heartbeat = ""
-        self.heartbeat_every = 0.01
-        self.stdout = ""
-        self.stderr = 0
-        self.echo = False
-        self.setpgid = False
         self.uid = -1
         self.become_root = False
         self.eat = 0
-        self.ready_fd = (
-            -1
-        )  # only between test children: a grandchild closes it once it is connected
+        #: Only between test children: a grandchild closes it once it is connected.
+        self.ready_fd = -1
 
     def parse(self, argv: list[str]) -> None:
         """Read the flags; ValueError tells which one cannot be read."""
@@ -244,13 +224,20 @@ class Child:
             except OSError:
                 os._exit(EXIT_NO_WITNESS)
 
+    def become(self, program: list[str]) -> NoReturn:
+        """Execute a program, with the connection and with the signals as they were."""
+        if self._sock is not None:
+            os.set_inheritable(self._sock.fileno(), True)
+        for number in _IGNORED_AT_START - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python's own
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, _BLOCKED_AT_START)
+        os.execvp(program[0], program)
+
     # --- the main process
 
     def perform(self) -> NoReturn:
         """Do everything the flags say; never returns."""
         options = self.options
-        if options.setpgid:
-            os.setpgid(0, 0)
         if options.become_root and not os.geteuid():
             os.setgroups([])
             os.setresgid(0, 0, 0)
@@ -267,15 +254,14 @@ class Child:
         self._start_others()
         self.note("ready")
         if options.eat:
-            self._eat()
+            self._eaten += [
+                b"x" * (1 << 20) for _ in range(options.eat)
+            ]  # zeros would take nothing
+            self.note("eaten")
         if options.after >= 0:
             self._end_ns = now_ns() + int(options.after * 1e9)
         if options.heartbeat:
             self._beat_fd = os.open(options.heartbeat, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        if options.stderr:
-            self._in_thread(self._write_stderr)
-        if options.echo:
-            self._in_thread(self._echo)
         if options.stop:
             os.kill(os.getpid(), signal.SIGSTOP)
         if options.leader_exits:
@@ -290,16 +276,14 @@ class Child:
             if self._end_ns and wait_ns <= 0:
                 self.end()
             if self._beat_fd >= 0:
-                self._beat()
-                wait_ns = min(wait_ns, int(self.options.heartbeat_every * 1e9))
+                os.write(self._beat_fd, f"{now} {os.getpid()}\n".encode())
+                wait_ns = min(wait_ns, int(_BEAT_S * 1e9))
             info = signal.sigtimedwait(_ALL, wait_ns / 1e9)
             if info is not None:
                 self._on_signal(info.si_signo, info.si_pid)
 
     def end(self) -> NoReturn:
         """End as the flags say."""
-        if self.options.die:
-            self._by_default(signal_number(self.options.die))
         os._exit(self.options.exit)
 
     def _on_signal(self, number: int, sender: int) -> None:
@@ -315,7 +299,7 @@ class Child:
         self.note(f"signal {name}", f', "from": {sender}')
         if name in options.ignore:
             return
-        if options.drain >= 0 and name in options.drain_on:
+        if options.drain >= 0 and name == "TERM":
             if not self._draining:
                 self._end_ns = now_ns() + int(options.drain * 1e9)
             self._draining = True
@@ -337,25 +321,14 @@ class Child:
 
     def _tell(self) -> None:
         options = self.options
-        if options.stdout:
-            os.write(1, options.stdout.encode(errors="surrogateescape") + b"\n")
-        if not (options.env_note or options.env_file or options.state_note):
+        if not (options.env_note or options.state_note):
             return
         import json  # noqa: PLC0415 - slow to import, and seldom needed
 
         if options.env_note:
             self.note("env", f', "env": {json.dumps(dict(os.environ))}')
-        if options.env_file:
-            with open(options.env_file + ".part", "w", encoding="utf-8") as file:
-                json.dump(dict(os.environ), file)
-            os.rename(options.env_file + ".part", options.env_file)
         if options.state_note:
             self.note("state", f', "state": {json.dumps(self._state())}')
-
-    def _eat(self) -> None:
-        for _ in range(self.options.eat):
-            self._eaten.append(b"x" * (1 << 20))  # written: zeros alone would take nothing
-        self.note("eaten")
 
     def _state(self) -> dict[str, Any]:
         own = self._sock.fileno() if self._sock is not None else -1
@@ -368,12 +341,7 @@ class Child:
         fds.pop(own, None)
         return {
             "pid": os.getpid(),
-            "ppid": os.getppid(),
             "pgid": os.getpgid(0),
-            "sid": os.getsid(0),
-            "uid": os.getuid(),
-            "cwd": os.getcwd(),
-            "argv": sys.argv,
             "fds": fds,
             "blocked": sorted(map(signal_name, _BLOCKED_AT_START)),
             "ignored": sorted(map(signal_name, _IGNORED_AT_START)),
@@ -395,12 +363,11 @@ class Child:
     def _start_others(self) -> None:
         """Start grandchildren and chains, and wait until every one of them is connected."""
         options = self.options
-        kinds = [*options.spawn, *([f"busy*{options.busy}"] if options.busy else [])]
-        if not kinds and not options.chains:
+        if not options.spawn and not options.chains:
             return
         reader, writer = os.pipe()
         self._gate_fd, opener = os.pipe()
-        for kind in kinds:
+        for kind in options.spawn:
             name, _, count = kind.partition("*")
             for _ in range(int(count or 1)):
                 if not os.fork():
@@ -442,8 +409,6 @@ class Child:
     def serve(self, parts: set[str], ready_fd: int) -> NoReturn:
         """Do what a connected grandchild of this kind does; never returns."""
         os.close(ready_fd)
-        if "stopped" in parts:
-            os.kill(os.getpid(), signal.SIGSTOP)
         if "busy" in parts:
             if self._gate_fd >= 0:
                 os.read(self._gate_fd, 1)  # the others would never get to start
@@ -472,8 +437,6 @@ class Child:
             if ready_fd >= 0:
                 os.close(ready_fd)
                 ready_fd = -1
-            if self.options.chain_pause:
-                time.sleep(self.options.chain_pause)
             link += 1
             try:
                 if os.fork():
@@ -482,45 +445,14 @@ class Child:
                 continue  # no room for another process just now
             os.setsid()
 
-    # --- threads
-
-    def _in_thread(self, work: Callable[[], None]) -> None:
-        import _thread  # noqa: PLC0415 - only where a thread is asked for
-
-        _thread.start_new_thread(work, ())
-
-    def _echo(self) -> None:
-        while data := os.read(0, 65536):
-            while data:
-                data = data[os.write(1, data) :]
-        self.end()
-
-    def _write_stderr(self) -> None:
-        line = b"the test child has a lot to say\n"
-        left = self.options.stderr
-        while left:
-            written = os.write(2, line[:left] if left > 0 else line)
-            left -= written if left > 0 else 0
-        self.note("stderr written")
-
-    def _beat(self) -> None:
-        os.write(self._beat_fd, f"{now_ns()} {os.getpid()}\n".encode())
-
-    def _live_without_leader(self) -> None:
-        while True:
-            if self._end_ns and now_ns() >= self._end_ns:
-                self.end()
-            if self._beat_fd >= 0:
-                self._beat()
-            time.sleep(self.options.heartbeat_every)
-
     def _exit_leader(self) -> NoReturn:
         """End the main thread alone, so that the process has a dead leader and a live thread."""
-        import ctypes  # noqa: PLC0415 - slow to import, and seldom needed
+        import _thread  # noqa: PLC0415 - slow to import, and seldom needed
+        import ctypes  # noqa: PLC0415
 
         syscall = ctypes.CDLL(None).syscall
         self._give_back_signals()
-        self._in_thread(self._live_without_leader)
+        _thread.start_new_thread(time.sleep, (1e6,))
         syscall(_SYS_EXIT.get(os.uname().machine, 1), 0)
         os._exit(EXIT_USAGE)  # no such system call here
 
@@ -554,8 +486,9 @@ def main() -> NoReturn:
     """Read the flags, connect, perform."""
     _take_signals()
     options = Options(dict(os.environ))
+    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     try:
-        options.parse(sys.argv[1:])
+        options.parse(sys.argv[1:split])
     except (ValueError, AttributeError) as error:
         os.write(2, f"testchild: cannot read the flags: {error}\n{__doc__}".encode())
         os._exit(EXIT_USAGE)
@@ -563,10 +496,8 @@ def main() -> NoReturn:
     options.run = options.run or str(options.main)
     child = Child(options)
     child.connect(options.role, STARTED_NS)
+    if sys.argv[split:]:
+        child.become(sys.argv[split + 1 :])
     if options.ready_fd >= 0:
         child.serve(set(options.role.split("+")), options.ready_fd)
     child.perform()
-
-
-if __name__ == "__main__":
-    main()

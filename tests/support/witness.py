@@ -37,7 +37,6 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import time
@@ -45,6 +44,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
+from tests.support.controlled import ControlledProcess
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -56,15 +56,10 @@ UNKNOWN = "unknown"
 NAME_PREFIX = "witness"
 NAME_SEPARATOR = "\x1f"
 
-_ROOT = Path(__file__).resolve().parents[2]
-_BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from tests.support.witness import main; main()"
-)
 _READY = b"ready"
 _TICK_S = 0.01
 _TICK_NS = 10_000_000
 _BACKLOG = 4096
-_PATIENCE_S = 60  # a machine so starved that an answer takes longer proves nothing
 _CLOSED = select.EPOLLHUP | select.EPOLLRDHUP | select.EPOLLERR
 
 
@@ -384,11 +379,6 @@ class Gap(NamedTuple):
     started_ns: int
     ended_ns: int
 
-    @property
-    def duration_ns(self) -> int:
-        """How long nobody ran."""
-        return self.ended_ns - self.started_ns
-
 
 class Note(NamedTuple):
     """Something a process of a child told the witness; `at_ns` is its own stamp if it gave one."""
@@ -421,13 +411,11 @@ class Witness:
         if self._directory:
             Path(self._directory).chmod(0o755)
         self.path = str(path or Path(self._directory or "") / "socket")
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
+        self._process: ControlledProcess | None = None
         self._log_fd = -1
         self._offset = 0
         self._now_ns = 0
         self._lateness_ns = 0
-        self._events: list[dict[str, Any]] = []
         self._trees: dict[tuple[str, str, int], Tree] = {}
         self._connections: dict[int, tuple[Process, Tree]] = {}
         self._notes: list[Note] = []
@@ -435,16 +423,11 @@ class Witness:
 
     def __enter__(self) -> Self:
         """Start the process and wait until it listens."""
-        self._control, theirs = socket.socketpair()
-        self._control.settimeout(_PATIENCE_S)
         self._log_fd = os.memfd_create("witness-log")
-        argv = [sys.executable, "-I", "-S", "-c", _BOOT, str(_ROOT), self.path]
+        process = ControlledProcess("tests.support.witness", self.path, stdout=self._log_fd)
+        self._process = process.__enter__()
         try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    argv, stdin=theirs.fileno(), stdout=self._log_fd, start_new_session=True
-                )
-            assert self._hear() == _READY.decode(), "the witness did not start"
+            assert process.hear() == _READY, "the witness did not start"
         except BaseException:
             self.__exit__()
             raise
@@ -452,15 +435,8 @@ class Witness:
 
     def __exit__(self, *_: object) -> None:
         """End the process; the test children still connected die with it."""
-        if self._control is not None:
-            self._control.close()
-            self._control = None
         if self._process is not None:
-            try:
-                self._process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            self._process.__exit__()
             self._process = None
         if self._log_fd >= 0:
             os.close(self._log_fd)
@@ -484,24 +460,17 @@ class Witness:
 
     def sync(self) -> None:
         """Take in everything that happened before this call."""
-        assert self._control is not None, "the witness does not run"
-        self._control.sendall(b"sync\n")
-        offset, self._now_ns, self._lateness_ns = map(int, self._hear().split())
+        assert self._process is not None, "the witness does not run"
+        self._process.tell(b"sync")
+        offset, self._now_ns, self._lateness_ns = map(int, self._process.hear().split())
         data = b""
         while self._offset < offset:
             part = os.pread(self._log_fd, offset - self._offset, self._offset)
             self._offset += len(part)
             data += part
         for line in data.splitlines():
-            event = json.loads(line)
-            self._events.append(event)
-            self._take(event)
+            self._take(json.loads(line))
         assert not self._troubles, f"the witness is in trouble: {self._troubles}"
-
-    def events(self) -> list[dict[str, Any]]:
-        """Return every event so far, in the order in which the witness noted them."""
-        self.sync()
-        return list(self._events)
 
     def notes(self, candidate: str | None = None) -> list[Note]:
         """Return what the children told, of one candidate or of all."""
@@ -613,15 +582,6 @@ class Witness:
         return self.wait_for(noted, timeout_s=timeout_s, what=what)
 
     # --- within
-
-    def _hear(self) -> str:
-        assert self._control is not None, "the witness does not run"
-        words = b""
-        while not words.endswith(b"\n"):
-            part = self._control.recv(4096)
-            assert part, "the witness is gone"
-            words += part
-        return words.decode().strip()
 
     def _take(self, event: dict[str, Any]) -> None:
         """Bring the trees up to date with one event of the log."""

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from leaderexec import __version__
-from leaderexec.board import RENEWED, STATUS, Board, Histogram, shown_name
+from leaderexec.board import RENEWED, STATUS, Histogram, shown_name
 from leaderexec.channel import CallTook, ChildExited, LockIs, TenureIs
 from leaderexec.model import SECOND_NS, Now, Timing
-from tests.support.http_clients import ELECTION, OURS, leading, lock_is, standing
+from tests.support.http_clients import ELECTION, OURS, board_of, leading, lock_is, standing
+
+if TYPE_CHECKING:
+    from leaderexec.board import Board, News
 
 START_NS: Final = 1_000 * SECOND_NS
-TIMING: Final = Timing()
-SILENCE_NS: Final = TIMING.silence_bound_ns
+SILENCE_S: Final = Timing().silence_bound_ns // SECOND_NS
 POD_UID: Final = "3f2a9c1e-0b7d-4e55-9a51-0242ac120002"
 
 
-def board(**changed: Any) -> Board:
-    options: dict[str, Any] = {
-        "election": ELECTION,
-        "identity": OURS,
-        "identity_is_generated": True,
-        "timing": TIMING,
-        "leader_only": False,
-        "now": Now(START_NS, 1_700_000_000_999_999),
-    }
-    return Board(**{**options, **changed})
+def board(*told: News, **changed: bool) -> Board:
+    """Return a board that was told this at its beginning."""
+    made = board_of(Now(START_NS, 1_700_000_000_999_999), Timing(), **changed)
+    for news in told:
+        made.take(news, START_NS)
+    return made
 
 
 def after(seconds: float) -> int:
@@ -49,43 +47,46 @@ def after(seconds: float) -> int:
         (f"web-0_leaderexec-{POD_UID}-a-container-with-dashes", "web-0"),
         ("web-0_leaderexec-0123456789abcdef0123456789abcdef-main", "web-0"),
         (f"{OURS}_leaderexec-0123456789abcdef", OURS),
-        # What leaderexec did not write:
-        ("", ""),
-        ("host", "host"),
-        ("host_0123456789abcdef", "host_0123456789abcdef"),
-        ("host_3f2a9c1e-0b7d-4e55-9a51-0242ac120002", "host_3f2a9c1e-0b7d-4e55-9a51-0242ac120002"),
-        ("_leaderexec-0123456789abcdef", "_leaderexec-0123456789abcdef"),
-        ("host_leaderexec-0123456789abcde", "host_leaderexec-0123456789abcde"),
-        ("host_leaderexec-0123456789abcdeff", "host_leaderexec-0123456789abcdeff"),
-        ("host_leaderexec-0123456789ABCDEF", "host_leaderexec-0123456789ABCDEF"),
-        (f"host_leaderexec-{POD_UID}", f"host_leaderexec-{POD_UID}"),
-        (f"host_leaderexec-{POD_UID}-", f"host_leaderexec-{POD_UID}-"),
-        (f"host_leaderexec-{POD_UID}-Main", f"host_leaderexec-{POD_UID}-Main"),
-        ("host_leaderexec-0123456789abcdef\n", "host_leaderexec-0123456789abcdef\n"),
     ],
-)  # fmt: skip
-def test_only_a_suffix_of_our_own_is_hidden(identity: str, shown: str) -> None:
-    """The host name is shown of what leaderexec made of one; any other name as it is."""
+)
+def test_only_a_suffix_that_leaderexec_made_is_hidden(identity: str, shown: str) -> None:
+    """The host name is shown of what leaderexec made of one."""
     assert shown_name(identity) == shown
 
 
-@given(st.text(max_size=80))
-def test_a_name_without_our_mark_is_shown_as_it_is(identity: str) -> None:
+@pytest.mark.parametrize(
+    "identity",
+    [
+        "",
+        "host",
+        "host_0123456789abcdef",
+        "host_3f2a9c1e-0b7d-4e55-9a51-0242ac120002",
+        "node/1_65e7c41d-7fbb-4f3c-9d0e-3c1f6a0b9d11",
+        " ",
+        'Zoë "☃" 🐋\n',
+        "_leaderexec-0123456789abcdef",
+        "host_leaderexec-0123456789abcde",
+        "host_leaderexec-0123456789abcdeff",
+        "host_leaderexec-0123456789ABCDEF",
+        f"host_leaderexec-{POD_UID}",
+        f"host_leaderexec-{POD_UID}-",
+        f"host_leaderexec-{POD_UID}-Main",
+        "host_leaderexec-0123456789abcdef\n",
+    ],
+)
+def test_any_other_name_is_shown_as_it_is(identity: str) -> None:
     """Whatever others call themselves, they find their own name."""
-    if "_leaderexec-" not in identity:
-        assert shown_name(identity) == identity
+    assert shown_name(identity) == identity
 
 
 def test_a_name_that_was_given_is_never_shortened() -> None:
     """--id is taken as it is, even if it looks as if leaderexec had made it."""
-    ours, others = board(identity_is_generated=False), "other_leaderexec-0123456789abcdef"
-    ours.take(lock_is(OURS, after(15)), START_NS)
-    assert ours.name(START_NS) == OURS
-    ours.take(lock_is(others, after(15)), START_NS)
-    assert ours.name(START_NS) == "other"
-    generated = board()
-    generated.take(lock_is(OURS, after(15)), START_NS)
-    assert generated.name(START_NS) == "host"
+    given, others = board(identity_is_generated=False), "other_leaderexec-0123456789abcdef"
+    given.take(lock_is(OURS, after(15)), START_NS)
+    assert given.name(START_NS) == OURS
+    given.take(lock_is(others, after(15)), START_NS)
+    assert given.name(START_NS) == "other"
+    assert board(lock_is(OURS, after(15))).name(START_NS) == "host"
 
 
 # --- who leads -------------------------------------------------------------------------------
@@ -93,83 +94,30 @@ def test_a_name_that_was_given_is_never_shortened() -> None:
 
 def test_nobody_leads_until_somebody_says_so() -> None:
     """Without news the name is empty, and the time is that at which listening began."""
-    fresh = board()
-    assert fresh.legacy(START_NS) == {
-        "name": "",
-        "identity": "",
-        "last_update": "2023-11-14T22:13:20Z",
-    }
-    assert list(fresh.legacy(START_NS)) == ["name", "identity", "last_update"]
-    assert not fresh.leads(START_NS)
+    nobody = {"name": "", "identity": "", "last_update": "2023-11-14T22:13:20Z"}
+    assert list(board().legacy(START_NS).items()) == list(nobody.items())
+    assert not board().leads(START_NS)
 
 
 def test_a_holder_is_believed_until_its_time_is_over_and_no_longer() -> None:
     """An answer turns empty by itself when nobody says anything any more."""
-    told = board()
-    told.take(lock_is("other", after(15)), START_NS)
-    assert told.legacy(after(15) - 1) == {
-        "name": "other",
-        "identity": "other",
-        "last_update": "2018-07-12T09:34:59Z",
-    }
+    told = board(lock_is(OURS, after(15)))
+    answer = json.dumps(told.legacy(after(15) - 1), separators=(",", ":"))
+    assert answer == (f'{{"name":"host","identity":"{OURS}","last_update":"2018-07-12T09:34:59Z"}}')
     assert told.name(after(15)) == told.holder(after(15)) == ""
 
 
-def test_the_record_is_shown_beside_the_short_name() -> None:
-    """The identity is the holder's own, so that what was cut off can be seen."""
-    told = board()
-    told.take(lock_is(OURS, after(15)), START_NS)
-    answer = json.dumps(told.legacy(START_NS), separators=(",", ":"))
-    assert answer == (f'{{"name":"host","identity":"{OURS}","last_update":"2018-07-12T09:34:59Z"}}')
+@pytest.mark.parametrize("state", ["idle", "running", "stopping", "killing", "gone", "ended"])
+def test_only_who_runs_undisturbed_leads(state: str) -> None:
+    """A child that is asked to stop leads no more, although it holds the lock.
 
-
-@pytest.mark.parametrize(
-    ("state", "leads"),
-    [
-        ("idle", False),
-        ("running", True),
-        ("stopping", False),
-        ("killing", False),
-        ("gone", False),
-        ("ended", False),
-    ],
-)
-def test_only_who_runs_undisturbed_leads(state: str, leads: bool) -> None:
-    """A child that is asked to stop leads no more, although it holds the lock."""
-    told = board()
-    told.take(leading(after(10), state=state), START_NS)
-    assert told.leads(START_NS) is leads
-
-
-def test_leading_ends_with_its_time() -> None:
-    """When the guardian is stopped, its leadership ends here when it ends there."""
-    told = board()
-    told.take(leading(after(10)), START_NS)
-    assert told.leads(after(10) - 1)
-    assert not told.leads(after(10))
-
-
-def test_an_event_tells_whether_we_lead() -> None:
-    """Events are the answers of `/` and the leader flag, name first."""
-    told = board()
-    told.take(lock_is(OURS, after(15)), START_NS)
-    told.take(leading(after(10)), START_NS)
-    assert list(told.event(START_NS).items()) == [*told.legacy(START_NS).items(), ("leader", True)]
-    assert told.event(after(10))["leader"] is False
-
-
-def test_the_next_change_is_that_of_an_event() -> None:
-    """Whoever sleeps until then misses no change that time brings."""
-    told = board()
-    assert told.next_change_ns(START_NS) is None
-    told.take(lock_is("other", after(15)), START_NS)
-    assert told.next_change_ns(START_NS) == after(15)
-    told.take(leading(after(10)), START_NS)
-    assert told.next_change_ns(START_NS) == after(10)
-    assert told.next_change_ns(after(10)) == after(15)
-    assert told.next_change_ns(after(15)) is None
-    told.take(lock_is("", after(30)), after(15))
-    assert told.next_change_ns(after(15)) is None
+    When the guardian is stopped, its leadership ends here when it ends there.
+    """
+    told = board(lock_is(OURS, after(15)), leading(after(10), state=state))
+    for now_ns, leads in ((after(10) - 1, state == "running"), (after(10), False)):
+        assert told.leads(now_ns) is leads
+        expected = [*told.legacy(now_ns).items(), ("leader", leads)]
+        assert list(told.event(now_ns).items()) == expected
 
 
 @given(st.lists(st.sampled_from([1, 5, 9, 10, 15, 20]), min_size=1, max_size=6), st.data())
@@ -205,17 +153,19 @@ def heartbeats(told: Board, until_s: int) -> None:
 
 
 def test_all_is_well_while_both_speak() -> None:
-    """A standby that hears both is live and ready."""
+    """A standby that hears both is live and ready, whatever it is that they say."""
     told = board()
     heartbeats(told, 60)
     assert told.live(after(60)) == told.ready(after(60)) == ""
+    for second in range(61, 120):
+        told.take(CallTook("renew", "ok", 1), after(second))
+        told.take(ChildExited(0), after(second))
+    assert told.live(after(120)) == ""
 
 
 def test_a_standby_that_cannot_reach_the_api_is_alive() -> None:
     """Its holder is not known, and a restart would not change that."""
-    told = board()
-    told.take(standing(), START_NS)
-    told.take(lock_is("", after(0)), START_NS)
+    told = board(standing(), lock_is("", after(0)))
     assert told.live(START_NS) == told.ready(START_NS) == ""
 
 
@@ -225,31 +175,21 @@ def test_a_silent_process_is_noticed(silent: str) -> None:
     told = board()
     heartbeats(told, 10)
     news: TenureIs | LockIs = lock_is("", 0) if silent == "guardian" else standing()
-    for second in range(11, 10 + SILENCE_NS // SECOND_NS + 1):
+    for second in range(11, 10 + SILENCE_S + 1):
         told.take(news, after(second))
         told.look(after(second))
         assert told.live(after(second)) == ""
-    assert told.live(after(10) + SILENCE_NS + 1) == f"the {silent} is silent"
-    assert told.ready(after(10) + SILENCE_NS + 1) == f"the {silent} is silent"
+    assert told.live(after(10 + SILENCE_S) + 1) == f"the {silent} is silent"
+    assert told.ready(after(10 + SILENCE_S) + 1) == f"the {silent} is silent"
 
 
-def test_a_process_that_never_spoke_is_noticed_too() -> None:
-    """The wait begins with the board, so that a start has time and no more."""
-    told = board()
-    for second in range(SILENCE_NS // SECOND_NS + 1):
-        told.look(after(second))
-        assert told.live(after(second)) == ""
-    assert told.live(START_NS + SILENCE_NS + 1) == "the guardian is silent"
-
-
-def test_a_pause_of_our_own_is_no_alarm() -> None:
+def test_a_pause_of_its_own_is_no_alarm() -> None:
     """After a suspend everybody has been silent; they are heard out first."""
     told = board()
     heartbeats(told, 10)
-    assert told.live(after(3600)) == ""
-    for second in range(3601, 3604):
-        told.look(after(second))
+    for second in range(3600, 3604):
         assert told.live(after(second)) == ""
+        told.look(after(second))
     for second in range(3604, 3621):
         told.look(after(second))
     assert told.live(after(3620)) == "the guardian is silent"
@@ -257,51 +197,52 @@ def test_a_pause_of_our_own_is_no_alarm() -> None:
 
 def test_a_dead_elector_is_noticed_at_once() -> None:
     """The guardian says so; the next one makes it good."""
-    told = board()
-    told.take(standing(elector_is_alive=False), START_NS)
+    told = board(standing(elector_is_alive=False))
     assert told.live(START_NS) == "the elector is dead"
     told.take(standing(), START_NS)
     assert told.live(START_NS) == ""
 
 
-@pytest.mark.parametrize("state", ["running", "stopping"])
-def test_an_overdue_renewal_is_noticed(state: str) -> None:
+@pytest.mark.parametrize(
+    ("state", "problem"),
+    [
+        ("running", "the lease is not renewed in time"),
+        ("stopping", "the lease is not renewed in time"),
+        # What the guardian is doing already, a restart would not do sooner.
+        ("killing", ""),
+        ("gone", ""),
+    ],
+)
+def test_an_overdue_renewal_is_noticed(state: str, problem: str) -> None:
     """Whoever has a child and is late with the lease is not well, also while the child drains."""
-    told = board()
-    told.take(leading(after(5), state=state), START_NS)
+    told = board(lock_is(OURS, after(15)), leading(after(5), state=state))
     assert told.live(after(5) - 1) == ""
-    assert told.live(after(5)) == "the lease is not renewed in time"
+    assert told.live(after(5)) == problem
+    status = told.status(after(5))
+    assert (status["leader"], status["renew_within_s"]) == (False, None)
+    assert (status["live"], status["ready"]) == (not problem, not problem)
+    assert status["problem"] == problem
     told.take(leading(after(9), state=state), after(6))
-    assert told.live(after(6)) == ""
-
-
-@pytest.mark.parametrize("state", ["killing", "gone"])
-def test_a_tree_that_is_being_ended_is_not_overdue(state: str) -> None:
-    """What the guardian is doing already, a restart would not do sooner."""
-    told = board()
-    told.take(leading(after(5), state=state), START_NS)
     assert told.live(after(6)) == ""
 
 
 def test_nobody_is_ready_before_the_lock_is_open() -> None:
     """Until it has been reached once, it is not known whether it can be."""
-    told = board()
-    assert told.ready(START_NS) == "the lock is not open yet"
-    told.take(standing(lock=""), START_NS)
-    assert told.ready(START_NS) == "the lock is not open yet"
-    told.take(standing(), START_NS)
-    assert told.ready(START_NS) == ""
+    assert board().ready(START_NS) == "the lock is not open yet"
+    assert board(standing(lock="")).ready(START_NS) == "the lock is not open yet"
+    assert board(standing()).ready(START_NS) == ""
 
 
 def test_only_the_leader_is_ready_where_that_is_asked_for() -> None:
     """With --ready=leader a standby is live and not ready, and neither is one who drains."""
-    told = board(leader_only=True)
-    told.take(standing(), START_NS)
-    assert (told.live(START_NS), told.ready(START_NS)) == ("", "not the leader")
-    told.take(leading(after(5)), START_NS)
-    assert told.ready(START_NS) == ""
-    told.take(leading(after(5), state="stopping"), START_NS)
-    assert told.ready(START_NS) == "not the leader"
+    stopping = leading(after(5), state="stopping")
+    for news, problem in (
+        (standing(), "not the leader"),
+        (leading(after(5)), ""),
+        (stopping, "not the leader"),
+    ):
+        told = board(news, leader_only=True)
+        assert (told.live(START_NS), told.ready(START_NS)) == ("", problem)
 
 
 # --- status ----------------------------------------------------------------------------------
@@ -315,13 +256,10 @@ _TYPES: Final = {
 }
 
 
-@pytest.mark.parametrize("case", ["fresh", "standby", "leader"])
-def test_the_status_is_as_documented(case: str) -> None:
+@pytest.mark.parametrize("news", [None, standing(), leading(after(9))])
+def test_the_status_is_as_documented(news: News | None) -> None:
     """Keys, their order and the types of their values are those of the table."""
-    told = board()
-    if case != "fresh":
-        told.take(lock_is("other", after(15)), START_NS)
-        told.take(standing() if case == "standby" else leading(after(9)), START_NS)
+    told = board(lock_is("other", after(15)), news) if news else board()
     status = told.status(START_NS)
     assert list(status) == [key for key, _, _ in STATUS]
     for key, kind, meaning in STATUS:
@@ -333,10 +271,8 @@ def test_the_status_is_as_documented(case: str) -> None:
 
 def test_the_status_of_a_leader() -> None:
     """It says all that there is to say."""
-    told = board()
-    told.take(lock_is(OURS, after(15)), START_NS)
-    told.take(leading(after(9.5), child_pid=77, leaderships=2, child_starts=4), START_NS)
-    assert told.status(START_NS) == {
+    facts = leading(after(9.5), child_pid=77, leaderships=2, child_starts=4)
+    assert board(lock_is(OURS, after(15)), facts).status(START_NS) == {
         "election": ELECTION,
         "lock": "lease ns/my-app",
         "namespace": "ns",
@@ -364,54 +300,21 @@ def test_the_status_of_a_leader() -> None:
 
 def test_the_status_does_not_make_up_a_record() -> None:
     """As long as the elector has seen none, nothing is said of it."""
-    told = board()
-    told.take(lock_is("", START_NS, lease_duration_s=0, transitions=0), START_NS)
-    status = told.status(START_NS)
+    status = board(lock_is("", START_NS, lease_duration_s=0, transitions=0)).status(START_NS)
     assert (status["lease_duration_s"], status["transitions"]) == (None, None)
-
-
-def test_the_status_tells_what_is_wrong() -> None:
-    """A leader whose time is over leads no more, has no time left, and says why it is not live."""
-    told = board()
-    told.take(lock_is(OURS, after(15)), START_NS)
-    told.take(leading(after(9)), START_NS)
-    status = told.status(after(9))
-    assert not status["leader"]
-    assert status["renew_within_s"] is None
-    assert (status["live"], status["ready"]) == (False, False)
-    assert status["problem"] == "the lease is not renewed in time"
 
 
 # --- counters --------------------------------------------------------------------------------
 
 
-def test_calls_are_counted_and_renewals_measured() -> None:
-    """Calls are told apart by purpose and outcome; only a renewal that succeeded is measured."""
-    told = board()
-    for purpose, outcome, took_ms in (
-        (*RENEWED, 4), (*RENEWED, 700), ("renew", "unavailable", 5000), ("read", "ok", 3),
-    ):  # fmt: skip
-        told.take(CallTook(purpose, outcome, took_ms * 1_000_000), START_NS)
+def test_what_happens_is_counted() -> None:
+    """Calls by purpose and outcome, exits by code; only a renewal that succeeded is measured."""
+    calls = ((*RENEWED, 4), (*RENEWED, 700), ("renew", "unavailable", 5000), ("read", "ok", 3))
+    told = board(*(CallTook(purpose, outcome, ms * 1_000_000) for purpose, outcome, ms in calls))
     assert told.calls == {("renew", "ok"): 2, ("renew", "unavailable"): 1, ("read", "ok"): 1}
     assert sum(told.renewals_s.counts) == 2
     assert told.renewals_s.sum == pytest.approx(0.704)
-
-
-def test_a_call_is_a_sign_of_life_of_the_elector_and_an_exit_of_the_guardian() -> None:
-    """Everything that is said counts, not only heartbeats."""
-    told = board()
-    for second in range(60):
-        told.take(CallTook("renew", "ok", 1), after(second))
-        told.take(ChildExited(0), after(second))
-    assert told.live(after(60)) == ""
-
-
-def test_exits_are_counted_by_their_code() -> None:
-    """One child may end in many ways."""
-    told = board()
-    for code in (0, 137, 137):
-        told.take(ChildExited(code), START_NS)
-    assert told.child_exits == {0: 1, 137: 2}
+    assert board(*map(ChildExited, (0, 137, 137))).child_exits == {0: 1, 137: 2}
 
 
 def test_a_handover_is_a_change_from_one_holder_to_another() -> None:

@@ -14,7 +14,7 @@ from leaderexec.model import SECOND_US, LockTraits
 from tests.support.http_clients import has_ipv6
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from leaderexec.elector import Candidacy
 
@@ -24,80 +24,91 @@ NOWHERE = "192.0.2.1"
 _IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
 
-@pytest.fixture
-def listen() -> Iterator[Callable[[str, int], list[str]]]:
-    """Listen on a host and a port, and return the addresses."""
-    opened: list[socket.socket] = []
-
-    def listen(host: str, port: int) -> list[str]:
-        sockets = cli._listen(HttpSpec(host, port))
-        opened.extend(sockets)
-        return [each.getsockname()[0] for each in sockets]
-
-    yield listen
-    for each in opened:
+def listen(host: str, port: int = 0) -> list[str]:
+    """Listen on a host and a port, and return the addresses, which are closed again."""
+    sockets = cli._listen(HttpSpec(host, port))
+    addresses = [each.getsockname()[0] for each in sockets]
+    for each in sockets:
         each.close()
+    return addresses
 
 
-@pytest.fixture
-def resolved(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     """Let every name have these addresses."""
 
-    def resolve(*addresses: str) -> None:
-        def getaddrinfo(_: str, port: int, **__: Any) -> list[Any]:
-            return [
-                (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, 0))
-                if ":" in address
-                else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
-                for address in addresses
-            ]
+    def getaddrinfo(_: str, port: int, **__: Any) -> list[Any]:
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (each, port, 0, 0))
+            if ":" in each
+            else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port))
+            for each in addresses
+        ]
 
-        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-
-    return resolve
-
-
-@_IPV6
-def test_every_address_of_a_name_is_listened_on(
-    listen: Callable[[str, int], list[str]], resolved: Callable[..., None]
-) -> None:
-    """Both families, each address once, on one port."""
-    resolved("127.0.0.1", "::1", "127.0.0.1", "127.0.0.2")
-    assert listen("name", 0) == ["127.0.0.1", "::1", "127.0.0.2"]
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
 @pytest.mark.parametrize(
     ("addresses", "here"),
     [
-        ((NOWHERE, "127.0.0.1"), ["127.0.0.1"]),
-        (("127.0.0.1", "2001:db8::1"), ["127.0.0.1"]),
+        # Both families, each address once, on one port.
+        pytest.param(
+            ["127.0.0.1", "::1", "127.0.0.1", "127.0.0.2"],
+            ["127.0.0.1", "::1", "127.0.0.2"],
+            marks=_IPV6,
+        ),
+        # A name may have addresses of a family that this machine lacks.
+        ([NOWHERE, "127.0.0.1"], ["127.0.0.1"]),
+        (["127.0.0.1", "2001:db8::1"], ["127.0.0.1"]),
     ],
 )
-def test_an_address_that_is_not_here_is_done_without(
-    listen: Callable[[str, int], list[str]],
-    resolved: Callable[..., None],
-    addresses: tuple[str, ...],
-    here: list[str],
+def test_every_address_of_a_name_that_is_here_is_listened_on(
+    monkeypatch: pytest.MonkeyPatch, addresses: list[str], here: list[str]
 ) -> None:
-    """A name may have addresses of a family that this machine lacks."""
-    resolved(*addresses)
-    assert listen("name", 0) == here
+    """One that is not here is done without."""
+    resolve_to(monkeypatch, *addresses)
+    assert listen("name") == here
 
 
-def test_a_name_without_an_address_here_is_refused(
-    listen: Callable[[str, int], list[str]], resolved: Callable[..., None]
-) -> None:
-    """Somebody has to be able to ask."""
-    resolved(NOWHERE, "2001:db8::1")
+@_IPV6
+@pytest.mark.parametrize(
+    ("host", "answering"),
+    [
+        ("", {"127.0.0.1", "::1"}),
+        ("127.0.0.1", {"127.0.0.1"}),
+        ("::1", {"::1"}),
+        ("::", {"::1"}),
+        ("0.0.0.0", {"127.0.0.1"}),
+    ],
+)
+def test_it_listens_where_it_was_told_to(host: str, answering: set[str]) -> None:
+    """A port alone means both families; an address means itself."""
+    sockets = cli._listen(HttpSpec(host, 0))
+    port = sockets[0].getsockname()[1]
+
+    def answers(address: str) -> bool:
+        try:
+            socket.create_connection((address, port)).close()
+        except OSError:
+            return False
+        return True
+
+    assert {address for address in ("127.0.0.1", "::1") if answers(address)} == answering
+    for each in sockets:
+        each.close()
+
+
+def test_a_name_without_an_address_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody has to be able to ask; and so is a name that nobody knows."""
+    with pytest.raises(UsageError, match=r"^--http no.invalid:0: cannot listen: .*; accepted: "):
+        listen("no.invalid")
+    resolve_to(monkeypatch, NOWHERE, "2001:db8::1")
     with pytest.raises(UsageError, match=r"^--http name:0: cannot listen: .*; accepted: "):
-        listen("name", 0)
+        listen("name")
 
 
-def test_a_port_that_is_taken_on_one_address_is_refused(
-    listen: Callable[[str, int], list[str]], resolved: Callable[..., None]
-) -> None:
+def test_a_port_that_is_taken_on_one_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of what was asked for would answer half of those who ask; what was opened is closed."""
-    resolved("127.0.0.2", "127.0.0.1")
+    resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=rf"^--http name:{port}: .* in use"):
@@ -107,11 +118,11 @@ def test_a_port_that_is_taken_on_one_address_is_refused(
 
 @_IPV6
 def test_without_dual_stack_a_port_alone_means_all_addresses(
-    listen: Callable[[str, int], list[str]], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One socket for each family then."""
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
-    assert sorted(listen("", 0)) == ["0.0.0.0", "::"]
+    assert sorted(listen("")) == ["0.0.0.0", "::"]
 
 
 @pytest.mark.parametrize(
@@ -154,23 +165,18 @@ def candidacy_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Candidacy]:
 
     told: list[Candidacy] = []
 
-    class Elector:
-        def __init__(self, _: object, candidacy: Candidacy, *__: object) -> None:
-            told.append(candidacy)
+    def elector(_: object, candidacy: Candidacy, *__: object) -> SimpleNamespace:
+        return SimpleNamespace(run=lambda: told.append(candidacy))
 
-        def run(self) -> None:
-            """Elect nobody."""
-
-    class Guardian:
-        def __init__(self, _: object, run_elector: Callable[[Any], None], *__: object) -> None:
-            self._run_elector = run_elector
-
-        def run(self) -> int:
-            self._run_elector(None)
+    def guardian(_: object, run_elector: Callable[[Any], None], *__: object) -> SimpleNamespace:
+        def run() -> int:
+            run_elector(None)
             return 0
 
-    monkeypatch.setattr(cli, "Elector", Elector)
-    monkeypatch.setattr(cli, "Guardian", Guardian)
+        return SimpleNamespace(run=run)
+
+    monkeypatch.setattr(cli, "Elector", elector)
+    monkeypatch.setattr(cli, "Guardian", guardian)
     monkeypatch.setattr(linux, "claim_name", lambda _: None)
     monkeypatch.setattr(log, "configure", lambda **_: SimpleNamespace(info=lambda *_: None))
     return candidacy_of

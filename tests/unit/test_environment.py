@@ -67,3 +67,20 @@ def test_variables_of_the_user_do_not_reach_the_tests() -> None:
     }
     environment.clean_variables(variables)
     assert variables == {"LC_ALL": "C.UTF-8", "LEADEREXEC_REQUIRE_ALL": "1", "PATH": "/bin"}
+
+
+def test_the_home_of_a_test_is_empty_and_the_caches_are_the_users(tmp_path: Path) -> None:
+    """No kubeconfig of the user is found, and what is built is still found in the user's caches."""
+    assert list(Path.home().iterdir()) == []
+    variables = {"HOME": "/user", "GOPATH": "/kept"}
+    environment.move_home(variables, tmp_path)
+    environment.move_home(variables, tmp_path)
+    assert variables.pop("HOME") == str(tmp_path)
+    assert variables == {
+        "LEADEREXEC_TEST_CACHE": "/user/.cache",
+        "GOCACHE": "/user/.cache/go-build",
+        "GOENV": "/user/.config/go/env",
+        "GOPATH": "/kept",
+        "PIP_CACHE_DIR": "/user/.cache/pip",
+        "PIP_CONFIG_FILE": "/user/.config/pip/pip.conf",
+    }

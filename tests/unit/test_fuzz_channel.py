@@ -1,6 +1,6 @@
 """Garbage from our own processes: the guardian survives it, and no tree gets more time by it.
 
-Owns ten thousand conversations of a real guardian, which forks nobody and lives on a clock of the
+Owns thousands of conversations of a real guardian, which forks nobody and lives on a clock of the
 test's, with an elector and a keeper that have lost their minds: packets that are no messages, or
 nearly, or true messages with any values, each with a descriptor or without. What a grant is, is
 decided here by other code than the guardian's.
@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import socket
-from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from leaderexec import channel as wire
 from leaderexec import guardian as guardian_module
 from leaderexec import linux, log, tenure
-from leaderexec.channel import Channel, ChannelClosed
+from leaderexec.channel import Channel, ChannelClosed, Undecodable
 from leaderexec.guardian import Guardian, Orders
 from leaderexec.model import SECOND_NS, Timing
 
@@ -59,10 +59,8 @@ _TIMES: Final = st.sampled_from(
     [START_NS + quarters * SECOND_NS // 4 for quarters in range(-8, 40)]
 )
 _HUGE: Final = (2**31, 2**32, 2**63 - 1, 2**63, 2**64, 10**30, 10**400)
-_NUMBERS: Final = st.one_of(
-    st.sampled_from([*range(-1, 9), 127, 137, 256, 0x137F, 0xFFFF, *_HUGE, *(-n for n in _HUGE)]),
-    _TIMES,
-)
+_NUMBERS: Final = st.sampled_from([*range(-1, 9), 127, 137, 256, 0x137F, 0xFFFF]) | _TIMES
+_HUGE_NUMBERS: Final = st.sampled_from([*_HUGE, *(-n for n in _HUGE)])
 _TEXTS: Final = st.sampled_from(["", "u", "me", "child", "ö\n\0", "\ud800", "x" * 9000])
 _ANY: Final[st.SearchStrategy[Any]] = st.sampled_from(
     [None, True, False, 1.0, float("nan"), [], {}, [[1]], 0, START_NS, 10**30, "", "me"]
@@ -88,8 +86,8 @@ def _messages(draw: st.DrawFn) -> bytes:
     name = draw(_NAMES)
     values = [draw(_BY_HINT[hint]) for _, hint in wire._FIELDS[name]]
     if draw(_ONE_IN_FIVE):
-        values.append(draw(_ANY))
-        del values[draw(_PLACES) % len(values)]
+        values.append(draw(_ANY | _HUGE_NUMBERS))
+        del values[draw(_PLACES) % len(values)]  # the others move, and have other types
     return json.dumps([name, *values]).encode()
 
 
@@ -123,6 +121,7 @@ def _damaged(draw: st.DrawFn) -> bytes:
 _PACKETS: Final = st.one_of(
     _GRANTS,
     _GRANTS,
+    _messages(),
     _messages(),
     _messages(),
     _damaged(),
@@ -244,6 +243,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[log.Log]:
     """The log as it is, on a descriptor that takes everything."""
     fd = os.open("/dev/null", os.O_WRONLY)
+    monkeypatch.setattr(log, "_way_to", log._by_descriptor)  # not another one, which stays open
     sink = log.Sink(fd)
     monkeypatch.setattr(log, "Sink", lambda: sink)
     monkeypatch.setattr(log, "_SINKS", [])
@@ -292,7 +292,7 @@ class Judge:
     """Compares what a guardian has before and after each turn."""
 
     guardian: Deaf
-    seen: Counter[str]
+    seen: set[str]
     #: All that were sent: what follows an empty packet, which looks like the end, is heard later.
     sent: list[Extension] = field(default_factory=list)
 
@@ -307,6 +307,9 @@ class Judge:
         effects = guardian.turn()
         assert open_fds() - fds == (guardian._child is not None) - had_child, "descriptors leaked"
         self.sent += filter(None, (extension(packet.data) for packet in packets))
+        for packet in packets:
+            with suppress(Undecodable):
+                self.seen.add(type(wire.decode(packet.data)).__name__)
         grants = [grant for grant in self.sent if grant.generation == generation]
         after_ns, (generation_after, token_after) = guardian.deadline_ns, guardian.held
         started = [effect for effect in effects if isinstance(effect, tenure.StartTree)]
@@ -320,7 +323,7 @@ class Judge:
             token, before_ns = token_after, start.kill_at_ns
             assert any(g.token == token and start.kill_at_ns <= g.kill_at_ns for g in grants)
             assert start.stop_at_ns > linux.boottime_ns()
-            self.seen["started"] += 1
+            self.seen.add("started")
         if before_ns is None:
             assert after_ns is None, "a tree without a start"
             assert not told_ns
@@ -331,44 +334,43 @@ class Judge:
             return
         assert token_after == token
         assert after_ns <= latest_ns
-        self.seen["extended" if after_ns > before_ns else "kept"] += 1
+        self.seen.add("extended" if after_ns > before_ns else "kept")
 
 
-def _grant(*, token: int = 7, renewed_s: int = 0) -> bytes:
-    at_ns = START_NS + renewed_s * SECOND_NS
-    return wire.encode(wire.GrantSent(1, token, "u", "me", None, 0, at_ns, at_ns + 5 * SECOND_NS))
+def _grant(*, expires_ns: int = START_NS + 5 * SECOND_NS) -> bytes:
+    return wire.encode(wire.GrantSent(1, 7, "u", "me", None, 0, START_NS, expires_ns))
 
 
-def _by_elector(*packets: bytes, with_fd: bool = False) -> list[Packet]:
-    return [Packet("elector", data, with_fd) for data in packets]
+def _by_elector(data: bytes, *, with_fd: bool = False) -> list[Packet]:
+    return [Packet("elector", data, with_fd)]
 
 
-def _by_keeper(*packets: bytes) -> list[Packet]:
-    return [Packet("keeper", data, with_fd=False) for data in packets]
+#: What a keeper says that no process can be, and no kernel reports.
+_ODD_NUMBERS: Final = [
+    [Packet("keeper", wire.encode(message), with_fd=False)]
+    for message in (
+        wire.ChildStarted(10**30),
+        wire.ChildNotStarted(10**30),
+        wire.ChildStatus(0x137F),
+        wire.ChildStatus(10**30),
+    )
+]
 
 
 @settings(
+    max_examples=settings().max_examples // 2,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(turns=_TURNS, leads=st.booleans())
 @example(turns=[_by_elector(b"", with_fd=True)], leads=True)
 @example(turns=[_by_elector(wire.encode(wire.Beat(1)), with_fd=True)], leads=True)
-@example(turns=[_by_keeper(wire.encode(wire.ChildStarted(10**30)))], leads=True)
-@example(turns=[_by_keeper(wire.encode(wire.ChildNotStarted(10**30)))], leads=True)
-@example(turns=[_by_keeper(wire.encode(wire.ChildStatus(10**30)))], leads=True)
-@example(turns=[_by_keeper(wire.encode(wire.ChildStatus(0x137F)))], leads=True)
-@example(
-    turns=[
-        _by_elector(wire.encode(wire.GrantSent(1, 7, "u", "me", None, 0, START_NS, 10**400))),
-        10 * SECOND_NS,
-    ],
-    leads=True,
-)
+@example(turns=_ODD_NUMBERS, leads=True)
+@example(turns=[_by_elector(_grant(expires_ns=10**400)), 10 * SECOND_NS], leads=True)
 def _converse(
     clock: Clock,
     nowhere: log.Log,
-    seen: Counter[str],
+    seen: set[str],
     turns: list[Any],
     leads: bool,
 ) -> None:
@@ -387,7 +389,7 @@ def _converse(
                 judge.turn([])
             elif isinstance(turn, str):
                 guardian._tree_ended()
-                seen["ended"] += 1
+                seen.add("ended")
             else:
                 judge.turn(turn)
     finally:
@@ -400,13 +402,12 @@ def test_no_garbage_gives_a_tree_more_time(clock: Clock, nowhere: log.Log) -> No
     A tree starts, and its kill deadline moves later, by a grant of the present elector alone, for
     a running tree one of its own leadership; and no descriptor that came along stays open.
     """
-    seen: Counter[str] = Counter()
+    seen: set[str] = set()
     _converse(clock, nowhere, seen)
-    for what in ("started", "extended", "kept", "ended"):
-        assert seen[what] > settings().max_examples // 25, f"hardly anything {what}: {seen}"
+    assert seen == {"started", "extended", "kept", "ended", *wire._FIELDS}
 
 
-@settings(derandomize=True)
+@settings(max_examples=settings().max_examples // 2, derandomize=True)
 @given(st.lists(st.tuples(_PACKETS, st.booleans()), max_size=6), st.booleans())
 @example([(b"", True)], False)
 def test_every_descriptor_is_handed_on_or_closed(

@@ -13,20 +13,20 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from leaderexec import __version__, config, exits, frozen
+from leaderexec import __version__, exits, frozen, log
 from leaderexec.commands.install import install
-from leaderexec.config import HelpRequested, InstallRequested, UsageError, parse
+from leaderexec.config import UsageError
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[2]
-_ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
 
 def make_bundle(directory: Path, text: str = "one") -> Path:
@@ -76,41 +76,23 @@ def listing(target: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
+def home_of(target: Path) -> Path:
+    """Return the directory of the copy that the entry names."""
+    return target / os.path.dirname(os.readlink(target / "leaderexec"))
+
+
 def names(target: Path) -> list[str]:
     """Return what is in a directory."""
     return sorted(os.listdir(target))
 
 
-# --- the words ---------------------------------------------------------------------------------
+def failing(number: int) -> Callable[..., None]:
+    """Return a system call that fails with this error."""
 
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-def test_install_is_a_subcommand() -> None:
-    """As the first word it is no command of the user's."""
-    assert parse(["install", "/shared"], {}) == InstallRequested("/shared")
-    assert parse(["install", "--", "-odd"], {}) == InstallRequested("-odd")
-    assert parse(["install", "--help"], {}) == HelpRequested()
-    assert parse(["install", "/shared"], {"LEADEREXEC_ELECTION": "x"}) == InstallRequested(
-        "/shared"
-    )
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [["--election=x", "install", "/a"], ["--election=x", "--", "install", "/a"]],
-)
-def test_a_command_of_that_name_can_still_be_run(argv: list[str], tmp_path: Path) -> None:
-    """After an option or after -- it is a COMMAND."""
-    parsed = parse([argv[0], f"--lock=file:{tmp_path}/lock", *argv[1:]], {})
-    assert isinstance(parsed, config.Config)
-    assert parsed.command == ("install", "/a")
-
-
-@pytest.mark.parametrize("words", [[], [""], ["/a", "/b"], ["--force"], ["--", "/a", "/b"]])
-def test_install_takes_one_directory(words: list[str]) -> None:
-    """Whatever else is said is refused in one line that tells both ways to mean it."""
-    with pytest.raises(UsageError, match=r"accepted: leaderexec install DIR, .* -- install") as no:
-        parse(["install", *words], {})
-    assert "\n" not in str(no.value)
+    return fail
 
 
 # --- what is there afterwards -------------------------------------------------------------------
@@ -184,28 +166,27 @@ def test_an_older_bundle_stays_for_those_who_run_it(
     assert names(target) == before
 
 
+#: What may have become of a copy, in which `one` is a file.
+DAMAGES = {
+    "missing": "rm one",
+    "changed": "printf eno > one",
+    "mode": "chmod 0700 .",
+    "more": "touch more",
+    "link": "ln -sf /etc/passwd one",
+}
+
+
 @pytest.mark.usefixtures("bundle")
-@pytest.mark.parametrize("damage", ["missing", "changed", "mode", "more", "link"])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_copy_is_replaced_and_not_touched(target: Path, damage: str) -> None:
     """Whoever runs the damaged one is not disturbed; the entry names a whole one."""
     install(str(target))
-    home = target / os.path.dirname(os.readlink(target / "leaderexec"))
-    victim = home / "runtime" / "below" / "one"
-    if damage == "missing":
-        victim.unlink()
-    elif damage == "changed":
-        victim.write_text("eno")
-    elif damage == "mode":
-        (home / "runtime").chmod(0o700)
-    elif damage == "more":
-        (home / "runtime" / "more").write_text("")
-    else:
-        victim.unlink()
-        victim.symlink_to("/etc/passwd")
+    home = home_of(target)
+    subprocess.run(["sh", "-c", damage], cwd=home / "runtime" / "below", check=True)
     before = listing(home)
     assert install(str(target)) == exits.OK
     assert execute(target) == "one"
-    assert os.path.dirname(os.readlink(target / "leaderexec")) == f"{home.name}-1"
+    assert home_of(target).name == f"{home.name}-1"
     assert listing(home) == before
     install(str(target))
     assert len(names(target)) == 3
@@ -226,81 +207,58 @@ def test_a_file_of_that_name_is_replaced(target: Path) -> None:
 # --- interruptions and company -------------------------------------------------------------------
 
 
-def _interrupt_at(
-    monkeypatch: pytest.MonkeyPatch, name: str, count: int, act: Callable[[], object]
-) -> list[int]:
-    """Do something at the n-th call of a function of os, and return the calls."""
-    original: Callable[..., Any] = getattr(os, name)
-    calls: list[int] = []
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        calls.append(len(calls))
-        if len(calls) == count:
-            act()
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(os, name, counted)
-    return calls
-
-
 _STEPS = [
     ("mkdir", 1), ("mkdir", 2), ("fchmod", 1), ("fsync", 2), ("fsync", 4), ("rename", 1),
     ("symlink", 1), ("replace", 1),
 ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("bundle")
-@pytest.mark.parametrize(("name", "count"), _STEPS)
-def test_told_to_stop_it_leaves_nothing_half_done(
-    target: Path, monkeypatch: pytest.MonkeyPatch, name: str, count: int
-) -> None:
-    """TERM at any step: no remains, no entry that does not run, and the next time it is done."""
-    with monkeypatch.context() as patched:
-        calls = _interrupt_at(
-            patched,
-            name,
-            count,
-            lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM),
-        )
-        assert install(str(target)) == exits.SIGNALED + signal.SIGTERM
-    assert len(calls) >= count, "the signal came"
-    assert not [left for left in names(target) if left.endswith(".partial")]
-    assert not (target / "leaderexec").is_symlink()
-    assert install(str(target)) == exits.OK
-    assert execute(target) == "one"
-    assert len(names(target)) == 2
-
-
-_KILLED = """
+#: Signals itself at the n-th call of a function of os.
+_SIGNALED = """
 import os, signal, sys
 from leaderexec import frozen
 from leaderexec.commands.install import install
-target, bundle, name, count = sys.argv[1:]
+target, bundle, name, count, signum = sys.argv[1:]
 frozen.bundle = lambda: bundle
 original, calls = getattr(os, name), []
 def counted(*arguments, **options):
     calls.append(name)
     if len(calls) == int(count):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), int(signum))
     return original(*arguments, **options)
 setattr(os, name, counted)
-install(target)
+sys.exit(install(target))
 """
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize(("name", "count"), _STEPS)
-def test_what_a_killed_run_leaves_is_removed_by_the_next(
-    target: Path, bundle: Path, name: str, count: int
+def test_ended_at_any_step_it_leaves_nothing_half_done(
+    target: Path, bundle: Path, name: str, count: int, signum: signal.Signals
 ) -> None:
-    """KILL at any step: what is there by its final name is whole, and the next run tidies up."""
-    killed = subprocess.run(
-        [sys.executable, "-c", _KILLED, target, bundle, name, str(count)], cwd=ROOT, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL
+    """TERM: no remains. KILL: what has its final name is whole, and the next run tidies up."""
+    arguments = map(str, (target, bundle, name, count, int(signum)))
+    ended = subprocess.run([sys.executable, "-c", _SIGNALED, *arguments], cwd=ROOT, check=False)
+    if signum == signal.SIGTERM:
+        assert ended.returncode == exits.SIGNALED + signum
+        assert not [left for left in names(target) if left.endswith(".partial")]
+    else:
+        assert ended.returncode == -signum
     assert not (target / "leaderexec").is_symlink()
     assert install(str(target)) == exits.OK
     assert execute(target) == "one"
     assert len(names(target)) == 2, names(target)
+
+
+@pytest.mark.usefixtures("bundle")
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_told_to_stop_it_says_so(target: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It ends with 128 and the signal's number, and the handlers are those from before."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(os, name, lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert install(str(target)) == exits.SIGNALED + signal.SIGTERM
+    assert not [left for left in names(target) if left.endswith(".partial")]
+    assert signal.getsignal(signal.SIGTERM) == handler
 
 
 @pytest.mark.usefixtures("bundle")
@@ -331,22 +289,14 @@ def test_whoever_looks_meanwhile_sees_one_that_runs(
     assert seen == {"one", "two"}
 
 
-_INSTALL = """
-import sys
-from leaderexec import frozen
-from leaderexec.commands.install import install
-frozen.bundle = lambda: sys.argv[2]
-sys.exit(install(sys.argv[1]))
-"""
-
-
 def test_two_at_once_wait_for_each_other(target: Path, bundle: Path) -> None:
     """One that waits for the lock changes nothing before it has it."""
     descriptor = os.open(target, os.O_RDONLY)
     remains = target / ".leaderexec-00000000.partial"
     remains.mkdir()
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    command = [sys.executable, "-c", _INSTALL, str(target), str(bundle)]
+    never = ("mkdir", "0", "0")
+    command = [sys.executable, "-c", _SIGNALED, str(target), str(bundle), *never]
     with subprocess.Popen(command, cwd=ROOT) as waiting:
         wait_until(
             lambda: waiting.pid in _waiting_for_locks(), timeout_s=30, what="it waits for the lock"
@@ -363,23 +313,10 @@ def _waiting_for_locks() -> set[int]:
     return {int(line.split()[5]) for line in lines if "->" in line}
 
 
-def test_many_at_once(target: Path, bundle: Path) -> None:
-    """Eight runs at once end well, with one copy and one entry."""
-    command = [sys.executable, "-c", _INSTALL, str(target), str(bundle)]
-    running = [subprocess.Popen(command, cwd=ROOT) for _ in range(8)]
-    assert [process.wait(timeout=120) for process in running] == [0] * 8
-    assert execute(target) == "one"
-    assert len(names(target)) == 2
-
-
 @pytest.mark.usefixtures("bundle")
 def test_a_filesystem_without_locks(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is done all the same, and nothing is taken for the remains of a dead run."""
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EOPNOTSUPP, "no locks")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", failing(errno.EOPNOTSUPP))
     (target / ".leaderexec-00000000.partial").mkdir()
     assert install(str(target)) == exits.OK
     assert execute(target) == "one"
@@ -392,12 +329,17 @@ def test_without_locks_another_may_be_quicker(
 ) -> None:
     """A copy that somebody else has put there meanwhile is as good as ours."""
     install(str(target))
-    elsewhere = tmp_path / "elsewhere"
-    (target / os.path.dirname(os.readlink(target / "leaderexec"))).rename(elsewhere)
-    home = target / os.path.dirname(os.readlink(target / "leaderexec"))
-    calls = _interrupt_at(monkeypatch, "rename", 1, lambda: shutil.copytree(elsewhere, home))
+    elsewhere, home = tmp_path / "elsewhere", home_of(target)
+    home.rename(elsewhere)
+    rename = os.rename
+
+    def come_too_late(*names_: Path, **options: Any) -> None:
+        shutil.copytree(elsewhere, home)
+        rename(*names_, **options)
+
+    monkeypatch.setattr(os, "rename", come_too_late)
     assert install(str(target)) == exits.OK
-    assert calls
+    assert home.exists()
     assert execute(target) == "one"
     assert len(names(target)) == 2
 
@@ -413,27 +355,27 @@ def test_only_a_bundle_can_be_installed(target: Path) -> None:
 
 
 @pytest.mark.usefixtures("bundle")
-def test_a_directory_that_is_none(target: Path) -> None:
-    """What is missing, or is a file, is named, with what would do."""
-    with pytest.raises(UsageError, match="no such file or directory; accepted: an existing"):
-        install(f"{target}/missing")
+@pytest.mark.parametrize(
+    ("directory", "complaint"),
+    [
+        ("missing", "no such file or directory; accepted: an existing"),
+        ("file", "not a directory; accepted: an existing"),
+        ("taken", "there is a directory"),
+        # What stands for something else in a search path cannot be in it.
+        ("a:b", "accepted: a path without"),
+        ("a;b", "accepted: a path without"),
+        ("a$b", "accepted: a path without"),
+    ],
+)
+def test_a_directory_that_will_not_do(target: Path, directory: str, complaint: str) -> None:
+    """What it is about is named, with what would do, and nothing is changed."""
     (target / "file").write_text("")
-    with pytest.raises(UsageError, match="not a directory; accepted: an existing"):
-        install(f"{target}/file")
-    (target / "leaderexec").mkdir()
-    with pytest.raises(UsageError, match="there is a directory"):
-        install(str(target))
-
-
-@pytest.mark.usefixtures("bundle")
-@pytest.mark.parametrize("letter", [":", ";", "$"])
-def test_a_path_that_a_loader_would_misread(target: Path, letter: str) -> None:
-    """What stands for something else in a search path cannot be in it."""
-    odd = target / f"a{letter}b"
-    odd.mkdir()
-    with pytest.raises(UsageError, match="accepted: a path without"):
-        install(str(odd))
-    assert names(odd) == []
+    for made in ("taken/leaderexec", "a:b", "a;b", "a$b"):
+        (target / made).mkdir(parents=True)
+    before = sorted(listing(target))
+    with pytest.raises(UsageError, match=complaint):
+        install(f"{target}/{directory}")
+    assert sorted(listing(target)) == before
 
 
 @pytest.mark.usefixtures("bundle")
@@ -442,46 +384,27 @@ def test_a_directory_that_cannot_be_written_to(
     target: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """Missing rights and a read-only filesystem are the user's to change: usage."""
-
-    def refuse(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "mkdir", refuse)
+    monkeypatch.setattr(os, "mkdir", failing(number))
     with pytest.raises(UsageError, match=r"cannot write there: .*; accepted: an existing"):
         install(str(target))
 
 
 @pytest.mark.usefixtures("bundle")
-def test_a_disk_that_is_full(
-    target: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_disk_that_is_full(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes wrong on the way is told in one line, and leaves nothing."""
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "full")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(shutil, "copyfileobj", refuse)
-        assert install(str(target)) == exits.INTERNAL
-    said = capfd.readouterr().err
-    assert f"cannot install into '{target}': no space left on device" in said
-    assert said.count("\n") == 1
+    said: list[str] = []
+    monkeypatch.setattr(log, "die_in_one_line", said.append)
+    monkeypatch.setattr(shutil, "copyfileobj", failing(errno.ENOSPC))
+    assert install(str(target)) == exits.INTERNAL
+    assert said == [f"cannot install into '{target}': no space left on device"]
     assert names(target) == []
 
 
-@_ROOT_ONLY
-def test_mounted_noexec(target: Path, bundle: Path) -> None:
+@pytest.mark.usefixtures("bundle")
+def test_mounted_noexec(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing could be executed nothing is installed."""
-    script = (
-        "import sys; from leaderexec import frozen; from leaderexec.cli import run;"
-        "frozen.bundle = lambda: sys.argv[2]; sys.exit(run(['install', sys.argv[1]], {}, 1))"
-    )
-    mount = 'mount -t tmpfs -o noexec none "$0" && "$@"; code=$?; ls -A "$0"; exit $code'
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", mount, target, sys.executable, "-c", script, target,
-         bundle],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == exits.USAGE
-    assert "mounted noexec; accepted: an existing" in done.stderr
-    assert done.stdout == ""
+    noexec = SimpleNamespace(f_flag=os.ST_NOEXEC | os.ST_NOSUID)
+    monkeypatch.setattr(os, "statvfs", lambda _: noexec)
+    with pytest.raises(UsageError, match="mounted noexec; accepted: an existing"):
+        install(str(target))
+    assert names(target) == []

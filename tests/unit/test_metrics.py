@@ -12,47 +12,36 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from leaderexec import __version__, metrics
-from leaderexec.board import RENEWAL_BOUNDS_S, Board
+from leaderexec.board import RENEWAL_BOUNDS_S
 from leaderexec.channel import CallTook, ChildExited
 from leaderexec.metrics import METRICS, TreeMeter, Usage
-from leaderexec.model import SECOND_NS, Now, Timing
-from tests.support.candidate import children_of, kill, state_of
+from leaderexec.model import SECOND_NS
+from tests.support.candidate import children_of, kill
 from tests.support.http_clients import BOUND_S, ELECTION, OURS, leading, lock_is, standing
 from tests.support.wait import wait_until
+from tests.unit.test_board import START_NS, board
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from prometheus_client import Metric
 
-START_NS: Final = 1_000 * SECOND_NS
+    from leaderexec.board import Board
+
 OPENMETRICS: Final = "application/openmetrics-text"
-
-
-def board() -> Board:
-    return Board(
-        election=ELECTION,
-        identity=OURS,
-        identity_is_generated=True,
-        timing=Timing(),
-        leader_only=False,
-        now=Now(START_NS, 0),
-    )
 
 
 def leader() -> Board:
     """Return the board of a leader about which there is something to say in every metric."""
-    told = board()
-    told.take(lock_is("other", START_NS, slow_renewals=1, lines_dropped=5), START_NS)
-    told.take(lock_is(OURS, START_NS, slow_renewals=2, lines_dropped=6), START_NS)
-    told.take(
-        leading(START_NS + 1, grants=9, leaderships=3, child_starts=4, lines_dropped=7), START_NS
+    return board(
+        lock_is("other", START_NS, slow_renewals=1, lines_dropped=5),
+        lock_is(OURS, START_NS, slow_renewals=2, lines_dropped=6),
+        leading(START_NS + 1, grants=9, leaderships=3, child_starts=4, lines_dropped=7),
+        CallTook("renew", "ok", 4_000_000),
+        CallTook("renew", "ok", 20 * SECOND_NS),
+        CallTook("read", "forbidden", 1),
+        ChildExited(137),
     )
-    told.take(CallTook("renew", "ok", 4_000_000), START_NS)
-    told.take(CallTook("renew", "ok", 20 * SECOND_NS), START_NS)
-    told.take(CallTook("read", "forbidden", 1), START_NS)
-    told.take(ChildExited(137), START_NS)
-    return told
 
 
 def scraped(told: Board, accept: str = "") -> dict[str, Metric]:
@@ -90,46 +79,36 @@ def test_what_is_scraped_is_what_is_documented(accept: str) -> None:
             assert set(sample.labels) - {"le"} == set(labels), name
 
 
-def test_a_candidate_that_knows_nothing_can_be_scraped() -> None:
-    """Before any news everything is zero, or not there."""
-    families = scraped(board())
-    assert list(families) == [name for name, *_ in METRICS]
-    assert values(board(), "leaderexec_fencing_token") == {}
-    assert values(board(), "leader_election_master_status") == {(ELECTION,): 0}
+def test_what_a_leader_counts_arrives_where_it_belongs() -> None:
+    """Every metric of a leader, by the values of its labels; the histogram is tested below."""
+    expected: dict[str, dict[tuple[str, ...], float]] = {
+        "leader_election_master_status": {(ELECTION,): 1},
+        "leader_election_slowpath_total": {(ELECTION,): 2},
+        "leaderexec_info": {(OURS, __version__): 1},
+        "leaderexec_lock_requests_total": {("ok", "renew"): 2, ("forbidden", "read"): 1},
+        "leaderexec_grants_total": {(): 9},
+        "leaderexec_leaderships_total": {(): 3},
+        "leaderexec_handovers_total": {(): 1},
+        "leaderexec_child_starts_total": {(): 4},
+        "leaderexec_child_exits_total": {("137",): 1},
+        "leaderexec_elector_starts_total": {(): 1},
+        "leaderexec_log_lines_dropped_total": {("guardian",): 7, ("elector",): 6},
+        "leaderexec_fencing_token": {(): 41},
+        "leaderexec_tree_processes": {(): 2},
+        "leaderexec_tree_cpu_seconds_total": {(): 1.5},
+        "leaderexec_tree_resident_bytes": {(): 4096},
+        "leaderexec_http_connections": {(): 12},
+    }
+    assert {name: values(leader(), name) for name in expected} == expected
+    assert {name for name, kind, *_ in METRICS if kind != "histogram"} == set(expected)
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("leader_election_master_status", {(ELECTION,): 1}),
-        ("leader_election_slowpath_total", {(ELECTION,): 2}),
-        ("leaderexec_info", {(OURS, __version__): 1}),
-        ("leaderexec_lock_requests_total", {("ok", "renew"): 2, ("forbidden", "read"): 1}),
-        ("leaderexec_grants_total", {(): 9}),
-        ("leaderexec_leaderships_total", {(): 3}),
-        ("leaderexec_handovers_total", {(): 1}),
-        ("leaderexec_child_starts_total", {(): 4}),
-        ("leaderexec_child_exits_total", {("137",): 1}),
-        ("leaderexec_elector_starts_total", {(): 1}),
-        ("leaderexec_log_lines_dropped_total", {("guardian",): 7, ("elector",): 6}),
-        ("leaderexec_fencing_token", {(): 41}),
-        ("leaderexec_tree_processes", {(): 2}),
-        ("leaderexec_tree_cpu_seconds_total", {(): 1.5}),
-        ("leaderexec_tree_resident_bytes", {(): 4096}),
-        ("leaderexec_http_connections", {(): 12}),
-    ],
-)
-def test_each_metric_counts_what_it_says(name: str, expected: dict[tuple[str, ...], int]) -> None:
-    """A leader's numbers arrive where they belong."""
-    assert values(leader(), name) == expected
-
-
-def test_a_standby_is_no_master_and_has_no_token() -> None:
-    """What is not there is not reported as if it were."""
-    told = board()
-    told.take(standing(), START_NS)
-    assert values(told, "leader_election_master_status") == {(ELECTION,): 0}
-    assert values(told, "leaderexec_fencing_token") == {}
+def test_what_is_not_there_is_not_reported() -> None:
+    """A candidate that knows nothing and a standby can be scraped; neither has a token."""
+    for told in (board(), board(standing())):
+        assert list(scraped(told)) == [name for name, *_ in METRICS]
+        assert values(told, "leaderexec_fencing_token") == {}
+        assert values(told, "leader_election_master_status") == {(ELECTION,): 0}
 
 
 def test_renewals_are_a_histogram() -> None:
@@ -142,24 +121,22 @@ def test_renewals_are_a_histogram() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accept", "content_type"),
+    "accept",
     [
-        ("", "text/plain; version=0.0.4; charset=utf-8"),
-        ("*/*", "text/plain; version=0.0.4; charset=utf-8"),
-        ("text/plain;version=nonsense", "text/plain; version=0.0.4; charset=utf-8"),
-        (OPENMETRICS, f"{OPENMETRICS}; version=1.0.0; charset=utf-8"),
-        (f"{OPENMETRICS};version=nonsense", f"{OPENMETRICS}; version=1.0.0; charset=utf-8"),
-        (
-            f"{OPENMETRICS};version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
-            f"{OPENMETRICS}; version=1.0.0; charset=utf-8",
-        ),
+        "",
+        "*/*",
+        "text/plain;version=nonsense",
+        OPENMETRICS,
+        f"{OPENMETRICS};version=nonsense",
+        f"{OPENMETRICS};version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
     ],
 )
-def test_the_format_is_what_was_asked_for(accept: str, content_type: str) -> None:
+def test_the_format_is_what_was_asked_for(accept: str) -> None:
     """OpenMetrics for who names it, and for everybody else what everybody reads."""
+    kind = f"{OPENMETRICS}; version=1.0.0" if OPENMETRICS in accept else "text/plain; version=0.0.4"
     got, body = metrics.render(board(), START_NS, Usage(), 0, accept)
-    assert got == content_type
-    assert body.endswith(b"# EOF\n") is content_type.startswith(OPENMETRICS)
+    assert got == f"{kind}; charset=utf-8"
+    assert body.endswith(b"# EOF\n") is (OPENMETRICS in accept)
 
 
 # --- the tree --------------------------------------------------------------------------------
@@ -174,38 +151,26 @@ def keeper() -> Iterator[int]:
             os.fork()
         while True:
             signal.pause()
+    wait_until(
+        lambda: metrics._used_below(pid).processes == 2, timeout_s=BOUND_S, what="both are there"
+    )
     yield pid
     for each in [*(p for child in children_of(pid) for p in [*children_of(child), child]), pid]:
         kill(each)
     os.waitpid(pid, 0)
 
 
-def test_a_tree_is_measured_without_its_keeper(keeper: int) -> None:
-    """All below count, with their memory; the keeper is ours and not the child's."""
-    wait_until(
-        lambda: metrics._used_below(keeper).processes == 2, timeout_s=BOUND_S, what="both are there"
-    )
-    usage = TreeMeter().measure(keeper, 0)
-    assert usage.processes == 2
-    own = psutil.Process(children_of(keeper)[0]).memory_info().rss
-    assert usage.resident_bytes >= own
-
-
-def test_a_tree_is_measured_once_a_second_at_most(keeper: int) -> None:
-    """Whoever asks more often gets the last measurement."""
-    wait_until(
-        lambda: metrics._used_below(keeper).processes == 2, timeout_s=BOUND_S, what="both are there"
-    )
+def test_a_tree_is_measured_without_its_keeper_once_a_second_at_most(keeper: int) -> None:
+    """All below count, with their memory; whoever asks more often gets the last measurement."""
     meter = TreeMeter()
-    assert meter.measure(keeper, 0).processes == 2
+    usage = meter.measure(keeper, 0)
     (child,) = children_of(keeper)
     (grandchild,) = children_of(child)
-    kill(grandchild)
-    wait_until(lambda: state_of(grandchild) == "Z", timeout_s=BOUND_S, what="it died")
-    kill(child)
-    wait_until(lambda: state_of(child) == "Z", timeout_s=BOUND_S, what="it died")
-    before = meter.measure(keeper, SECOND_NS - 1)
-    assert before.resident_bytes > 0
+    assert usage.processes == 2
+    assert usage.resident_bytes >= psutil.Process(child).memory_info().rss
+    for pid in (grandchild, child):
+        kill(pid)
+    assert meter.measure(keeper, SECOND_NS - 1) == usage
     assert meter.measure(keeper, SECOND_NS).resident_bytes == 0
 
 
@@ -253,9 +218,6 @@ def test_a_process_that_vanishes_while_we_look_is_passed_over(
     keeper: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others are still counted."""
-    wait_until(
-        lambda: metrics._used_below(keeper).processes == 2, timeout_s=BOUND_S, what="both are there"
-    )
     real = psutil.Process.memory_info
     (child,) = children_of(keeper)
 

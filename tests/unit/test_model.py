@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leaderexec.model import SECOND_NS, Claim, Record, Timing, TimingError, seconds
@@ -105,6 +105,7 @@ def test_a_renew_deadline_just_above_its_bound_is_accepted() -> None:
     Timing(15, 2_400_000_001, 2 * SECOND_NS).validate()
 
 
+@settings(max_examples=300)
 @given(
     st.integers(-1, 120),
     st.integers(0, 120 * SECOND_NS),

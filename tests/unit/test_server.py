@@ -29,12 +29,16 @@ from tests.support.candidate import state_of
 from tests.support.http_clients import (
     BOUND_S,
     OURS,
+    EventReader,
     ServerUnderTest,
     is_closed,
     leading,
     lock_is,
+    metrics_of,
     rest_of,
+    shown_leader,
     standing,
+    wait_shown,
 )
 from tests.support.wait import wait_until
 
@@ -44,6 +48,9 @@ if TYPE_CHECKING:
 #: Later than any test lasts.
 LATER_NS: Final = 600 * SECOND_NS
 GET: Final = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
+POST: Final = b"POST / HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n"
+SHORTLY_NS: Final = SECOND_NS // 2
+SINCE: Final = '"last_update":"2018-07-12T09:34:59Z"'
 
 
 @pytest.fixture
@@ -60,36 +67,51 @@ def standby(served: ServerUnderTest) -> ServerUnderTest:
     return served
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerUnderTest]:
+    """A server that soon cuts off, to which a client need not be patient."""
+    monkeypatch.setattr(server, "_REQUEST_NS", SHORTLY_NS)
+    monkeypatch.setattr(server, "_LOOK_S", 0.1)
+    with ServerUnderTest() as under_test:
+        stand_by(under_test)
+        yield under_test
+
+
 def stand_by(served: ServerUnderTest, holder: str = "other") -> None:
     """Tell a server that somebody else leads, and wait until it knows."""
     served.tell(standing(), lock_is(holder, boottime_ns() + LATER_NS))
-    wait_until(lambda: name(served) == holder, timeout_s=BOUND_S, what="told who leads")
+    wait_shown(served.port, holder)
 
 
-def lead(served: ServerUnderTest, *, renew_by_ns: int | None = None) -> None:
-    """Tell a server that it leads."""
+def lead(served: ServerUnderTest) -> None:
+    """Tell a server that it leads, and wait until it knows."""
     later_ns = boottime_ns() + LATER_NS
-    served.tell(leading(renew_by_ns or later_ns), lock_is(OURS, later_ns))
+    served.tell(leading(later_ns), lock_is(OURS, later_ns))
+    wait_shown(served.port, "host")
 
 
-def name(served: ServerUnderTest) -> str:
-    """Return who leads, as any client of 2016 would learn it."""
-    return str(json.loads(served.ask("/").body)["name"])
+def wait_status(served: ServerUnderTest, path: str, status: int) -> None:
+    """Wait until a path is answered with this status."""
+    wait_until(lambda: served.ask(path).status == status, timeout_s=BOUND_S, what=f"{status}")
 
 
-def metric(served: ServerUnderTest, name_: str) -> float:
-    """Return the value of a metric without labels."""
-    (line,) = re.findall(rf"^{name_} (\S+)$", served.ask("/metrics").body.decode(), re.MULTILINE)
-    return float(line)
+def wait_passed(duration_ns: int) -> None:
+    """Wait until so much time has passed."""
+    end_ns = boottime_ns() + duration_ns
+    wait_until(lambda: boottime_ns() > end_ns, timeout_s=BOUND_S, what="time passed")
+
+
+def wait_closed(sock: socket.socket) -> None:
+    """Wait until the server has closed a connection."""
+    wait_until(lambda: is_closed(sock), timeout_s=BOUND_S, what="it was closed")
 
 
 def assert_sleeps(served: ServerUnderTest) -> None:
-    """Fail if the server takes more than a quarter of a processor while nothing happens."""
+    """Fail if the server takes more than half of a processor while nothing happens."""
     process = psutil.Process(served.pid)
     before_s = sum(process.cpu_times()[:2])
-    end_ns = boottime_ns() + 2 * SECOND_NS
-    wait_until(lambda: boottime_ns() > end_ns, timeout_s=BOUND_S, what="time passed")
-    assert sum(process.cpu_times()[:2]) - before_s < 0.5
+    wait_passed(SHORTLY_NS)
+    assert sum(process.cpu_times()[:2]) - before_s < 0.25
 
 
 # --- the contract of 2016 --------------------------------------------------------------------
@@ -97,38 +119,24 @@ def assert_sleeps(served: ServerUnderTest) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "BREW"])
 def test_any_path_and_any_method_tell_who_leads(standby: ServerUnderTest, method: str) -> None:
-    """What is no path of ours is answered as in 2016, whatever is asked of it."""
+    """What is no path of its own is answered as in 2016, whatever is asked of it."""
     for path in ("/", "/anything", "/livez/", "/leader.json", "/?livez", "/%2f", "*"):
         reply = standby.ask(path, method, body=b"ignored" if method in {"POST", "PUT"} else None)
         assert reply.status == 200, path
         assert reply.headers["Content-Type"] == "application/json"
-        assert reply.body == (
-            b'{"name":"other","identity":"other","last_update":"2018-07-12T09:34:59Z"}'
-        )
+        assert reply.body.decode() == f'{{"name":"other","identity":"other",{SINCE}}}'
 
 
 def test_nobody_is_known_at_first(served: ServerUnderTest) -> None:
-    """Without news the name is empty, as it always was."""
+    """Without news the name is empty, as it always was; it is alive, and not to be counted on."""
     assert served.ask("/").body.startswith(b'{"name":"","identity":""')
-
-
-def test_a_suffix_of_ours_is_hidden(served: ServerUnderTest) -> None:
-    """Who compares the name with a host name finds it."""
-    lead(served)
-    wait_until(lambda: name(served) == "host", timeout_s=BOUND_S, what="told who leads")
-    assert json.loads(served.ask("/").body)["identity"] == OURS
-
-
-def test_a_name_that_was_given_is_shown_as_it_is() -> None:
-    """--id looks like ours and is not: the server is told which it is."""
-    with ServerUnderTest(identity_is_generated=False) as served:
-        lead(served)
-        wait_until(lambda: name(served) == OURS, timeout_s=BOUND_S, what="told who leads")
+    assert served.ask("/livez").status == 200
+    assert served.ask("/readyz").body == b"the lock is not open yet"
 
 
 def test_an_answer_ends_with_its_time_without_another_word(served: ServerUnderTest) -> None:
     """When guardian and elector are stopped, neither a holder nor a leader is shown for ever."""
-    over_ns = boottime_ns() + SECOND_NS
+    over_ns = boottime_ns() + SHORTLY_NS
     served.tell(leading(over_ns), lock_is("other", over_ns))
     replies = {}
 
@@ -147,41 +155,29 @@ def test_an_answer_ends_with_its_time_without_another_word(served: ServerUnderTe
     assert replies["/leader"].status == 503
 
 
-# --- our own paths ---------------------------------------------------------------------------
+# --- its own paths ---------------------------------------------------------------------------
 
 
-def test_only_the_leader_is_the_leader(standby: ServerUnderTest) -> None:
-    """503 on a standby, 200 on the leader, 503 again while its child stops; always who leads."""
+def test_probes_and_leader_say_yes_or_why_not(standby: ServerUnderTest) -> None:
+    """200 or 503: who leads is told in both cases, and a probe's answer is for people too."""
     assert standby.ask("/leader").status == 503
     assert standby.ask("/leader").body == standby.ask("/").body
     lead(standby)
-    wait_until(lambda: standby.ask("/leader").status == 200, timeout_s=BOUND_S, what="leads")
+    wait_status(standby, "/leader", 200)
     assert standby.ask("/leader?x=y").body == standby.ask("/").body
-    standby.tell(leading(boottime_ns() + LATER_NS, state="stopping"))
-    wait_until(lambda: standby.ask("/leader").status == 503, timeout_s=BOUND_S, what="stops")
-    assert name(standby) == "host"
-
-
-@pytest.mark.parametrize("path", ["/livez", "/healthz", "/readyz"])
-def test_a_probe_says_ok_or_why_not(standby: ServerUnderTest, path: str) -> None:
-    """A probe's answer is for people too."""
-    reply = standby.ask(path)
-    assert (reply.status, reply.body) == (200, b"ok")
+    assert json.loads(standby.ask("/").body)["identity"] == OURS
+    for path in ("/livez", "/healthz", "/readyz"):
+        assert (standby.ask(path).status, standby.ask(path).body) == (200, b"ok")
     standby.tell(standing(elector_is_alive=False))
-    wait_until(lambda: standby.ask(path).status == 503, timeout_s=BOUND_S, what="it was told")
-    reply = standby.ask(path)
-    assert reply.body == b"the elector is dead"
-    assert reply.headers["Content-Type"].startswith("text/plain")
-
-
-def test_live_is_not_ready(served: ServerUnderTest) -> None:
-    """Before the lock is open a candidate is alive, and not to be counted on."""
-    assert served.ask("/livez").status == 200
-    assert served.ask("/readyz").body == b"the lock is not open yet"
+    wait_status(standby, "/leader", 503)
+    for path in ("/livez", "/healthz", "/readyz"):
+        reply = standby.ask(path)
+        assert (reply.status, reply.body) == (503, b"the elector is dead")
+        assert reply.headers["Content-Type"].startswith("text/plain")
 
 
 def test_silence_is_noticed_although_nobody_asks(standby: ServerUnderTest) -> None:
-    """The server looks by itself, so that a question after a while finds others silent, not us.
+    """The server looks by itself, so that a question after a while finds the others silent.
 
     Each question comes so long after the one before that it would excuse the silence, if questions
     were the only looks.
@@ -189,90 +185,71 @@ def test_silence_is_noticed_although_nobody_asks(standby: ServerUnderTest) -> No
     assert standby.ask("/livez").status == 200
 
     def found() -> bool:
-        next_ns = boottime_ns() + 5 * SECOND_NS // 2
-        wait_until(lambda: boottime_ns() > next_ns, timeout_s=BOUND_S, what="time passed")
+        wait_passed(5 * SECOND_NS // 2)
         return standby.ask("/livez").status == 503
 
     wait_until(found, timeout_s=BOUND_S, what="silence was noticed")
 
 
-def test_the_status_is_the_documented_object(standby: ServerUnderTest) -> None:
-    """JSON with the keys of the table in its order."""
+def test_status_and_metrics_are_the_documented_ones(standby: ServerUnderTest) -> None:
+    """JSON with the keys of the table in its order; all metrics, in the format asked for."""
     reply = standby.ask("/status")
     assert (reply.status, reply.headers["Content-Type"]) == (200, "application/json")
     status = json.loads(reply.body)
     assert list(status) == [key for key, _, _ in STATUS]
     assert status["name"] == "other"
-
-
-def test_metrics_are_told_in_the_format_that_was_asked_for(standby: ServerUnderTest) -> None:
-    """All of the table, from news that went through the channel."""
     standby.tell(CallTook("renew", "ok", 1000), ChildExited(3))
-    wait_until(
-        lambda: b'leaderexec_child_exits_total{code="3"} 1.0\n' in standby.ask("/metrics").body,
-        timeout_s=BOUND_S,
-        what="the exit was counted",
-    )
-    reply = standby.ask("/metrics", headers={"Accept": "application/openmetrics-text"})
-    assert reply.headers["Content-Type"].startswith("application/openmetrics-text")
-    assert reply.body.endswith(b"# EOF\n")
-    for name_, *_ in METRICS:
-        assert f"# TYPE {name_.removesuffix('_total')} ".encode() in reply.body
-
-
-def test_a_tree_is_measured_by_a_scrape(standby: ServerUnderTest) -> None:
-    """The keeper that the guardian names is the root of what is counted."""
+    # The keeper that the guardian names is the root of what is measured: the server is our child.
     standby.tell(leading(boottime_ns() + LATER_NS, keeper_pid=os.getpid()))
-    wait_until(  # the server and its guardian are our children
-        lambda: metric(standby, "leaderexec_tree_processes") >= 2,
+    wait_until(
+        lambda: metrics_of(standby.port)["leaderexec_tree_processes"] >= 2,
         timeout_s=BOUND_S,
         what="measured",
     )
+    assert metrics_of(standby.port)['leaderexec_child_exits_total{code="3"}'] == 1
+    reply = standby.ask("/metrics", headers={"Accept": "application/openmetrics-text"})
+    assert reply.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert reply.body.endswith(b"# EOF\n")
+    for name, *_ in METRICS:
+        assert f"# TYPE {name.removesuffix('_total')} ".encode() in reply.body
 
 
-def test_every_documented_path_is_our_own(standby: ServerUnderTest) -> None:
-    """The table has no path that is answered as any other would be."""
+def test_every_documented_path_takes_get_and_head_only(standby: ServerUnderTest) -> None:
+    """No path of the table is answered as any other would be; what is accepted is told."""
     lead(standby)
-    wait_until(lambda: name(standby) == "host", timeout_s=BOUND_S, what="told who leads")
+    wait_status(standby, "/leader", 200)
     for path, meaning in PATHS:
         assert meaning
-        assert standby.ask(path, "POST").status == 405, path
+        reply = standby.ask(path, "POST", body=b"{}")
+        assert (reply.status, reply.headers["Allow"]) == (405, "GET, HEAD")
+        assert reply.body.decode() == f"POST {path}: accepted: GET, HEAD"
         head = standby.ask(path, "HEAD")
         assert head.status == 200, path
         types = {"application/json", "text/plain", "text/event-stream"}
         assert head.headers["Content-Type"].partition(";")[0] in types
 
 
-def test_a_path_of_ours_takes_get_and_head_only(standby: ServerUnderTest) -> None:
-    """Other methods are told what would be accepted."""
-    reply = standby.ask("/livez", "POST", body=b"{}")
-    assert (reply.status, reply.headers["Allow"]) == (405, "GET, HEAD")
-    assert reply.body == b"POST /livez: accepted: GET, HEAD"
-
-
 @pytest.mark.parametrize("path", ["/", "/leader", "/livez", "/status", "/metrics", "/events"])
 def test_head_has_the_headers_and_no_body(standby: ServerUnderTest, path: str) -> None:
-    """The next answer on the same connection begins where the body would have been."""
+    """The next answer on the same connection begins where the body would have been.
+
+    A cache would tell of a leader that was, so none is to store it; nothing tells which server it
+    is.
+    """
     head = GET.replace(b"GET", b"HEAD") % path.encode()
     last = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") % b"/livez"
     with standby.connect(head + last) as sock:
         first, second, body = rest_of(sock).decode().split("\r\n\r\n")
     assert first.startswith("HTTP/1.1 503" if path == "/leader" else "HTTP/1.1 200")
     assert ("Content-Length: " in first) is (path != "/events")
+    assert "Cache-Control: no-store" in first
+    assert re.search("Date: .* GMT", first)
+    assert "Server" not in first
     assert second.startswith("HTTP/1.1 200")
     assert body == "ok"
 
 
-def test_answers_are_not_to_be_stored(standby: ServerUnderTest) -> None:
-    """A cache would tell of a leader that was; nothing tells which server this is."""
-    for path in ("/", "/leader", "/livez", "/readyz", "/status", "/metrics", "/nothing"):
-        headers = standby.ask(path).headers
-        assert headers["Cache-Control"] == "no-store"
-        assert headers["Date"].endswith("GMT")
-        assert "Server" not in headers
-
-
-def test_a_defect_of_ours_is_answered_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_is_answered_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong with one answer, the next is given."""
     monkeypatch.setattr(Board, "status", lambda *_: 1 / 0)
     with ServerUnderTest() as served:
@@ -285,32 +262,45 @@ def test_a_defect_of_ours_is_answered_and_ends_nothing(monkeypatch: pytest.Monke
 
 def test_a_connection_is_kept_for_the_next_request(standby: ServerUnderTest) -> None:
     """HTTP/1.1 keeps it unless told otherwise, also after a body that nobody wanted."""
-    post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
-    with standby.connect(post) as sock:
+    with standby.connect(POST % b"Content-Length: 3" + b"abc") as sock:
         assert sock.recv(65536).startswith(b"HTTP/1.1 200")
         sock.sendall(GET % b"/livez")
         assert sock.recv(65536).endswith(b"\r\n\r\nok")
-        wait_until(lambda: standby.clients() == 1, timeout_s=BOUND_S, what="it alone is left")
-        assert metric(standby, "leaderexec_http_connections") == 2
-    wait_until(lambda: standby.clients() == 0, timeout_s=BOUND_S, what="it was closed")
+        standby.wait_clients(1)
+        assert metrics_of(standby.port)["leaderexec_http_connections"] == 2
+    standby.wait_clients(0)
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_http_1_0(standby: ServerUnderTest, kept: bool) -> None:
-    """An old client gets its answer and an end, unless it asks for more."""
-    keep = b"Connection: keep-alive\r\n" if kept else b""
-    with standby.connect(b"GET /livez HTTP/1.0\r\n" + keep + b"\r\n") as sock:
-        if kept:
-            assert sock.recv(65536).endswith(b"\r\n\r\nok")
-            sock.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
-        assert rest_of(sock).endswith(b"\r\n\r\nok")
+#: What is sent, and what the answer begins with and ends with before the connection is closed.
+PROTOCOL: Final = {
+    "http 1.0": (b"GET /livez HTTP/1.0\r\n\r\n", b"HTTP/1.1 200", b"\r\n\r\nok"),
+    "http 1.0 that asks for more": (
+        b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /livez HTTP/1.0\r\n\r\n",
+        b"HTTP/1.1 200",
+        b"\r\n\r\nok",
+    ),
+    "chunked body": (
+        POST % b"Transfer-Encoding: chunked\r\nConnection: close" + b"3\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 200",
+        b"}",
+    ),
+    "body too large to be read": (
+        POST % b"Content-Length: 65537",
+        b"HTTP/1.1 400",
+        b"",
+    ),
+}
 
 
-def test_a_chunked_body_is_received_and_ignored(standby: ServerUnderTest) -> None:
-    """Neither of the two ways to send a body makes a difference."""
-    chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n"
-    with standby.connect(chunked + b"\r\n3\r\nabc\r\n0\r\n\r\n") as sock:
-        assert rest_of(sock).startswith(b"HTTP/1.1 200")
+@pytest.mark.parametrize(("sent", "begin", "end"), PROTOCOL.values(), ids=PROTOCOL)
+def test_how_a_request_may_come(
+    standby: ServerUnderTest, sent: bytes, begin: bytes, end: bytes
+) -> None:
+    """Old clients and bodies are borne, and what is not going to be read is refused at once."""
+    with standby.connect(sent) as sock:
+        answer = rest_of(sock)
+    assert answer.startswith(begin)
+    assert answer.endswith(end)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +311,7 @@ def test_a_chunked_body_is_received_and_ignored(standby: ServerUnderTest) -> Non
         b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
         b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
         b"GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n10001\r\n" + b"x" * 65537,
+        POST % b"Transfer-Encoding: chunked" + b"10001\r\n" + b"x" * 65537,
         b"GET / HTTP/1.1\r\nX: " + b"x" * 16384 + b"\r\n\r\n",
         b"x" * 40000,
     ],
@@ -335,34 +325,25 @@ def test_what_is_no_request_or_too_large_is_cut_off(
         with suppress(BrokenPipeError, ConnectionResetError):  # cut off while we are sending
             sock.sendall(request_)
         assert b" 200 " not in rest_of(sock)
-    assert name(standby) == "other"
-
-
-def test_a_body_that_is_too_large_is_refused_unread(standby: ServerUnderTest) -> None:
-    """Nobody waits for what is not going to be read."""
-    with standby.connect(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 65537\r\n\r\n") as sock:
-        assert rest_of(sock).startswith(b"HTTP/1.1 400")
+    assert shown_leader(standby.port) == "other"
 
 
 def test_the_largest_request_is_answered(standby: ServerUnderTest) -> None:
     """Up to the bounds nothing is refused, however it comes in pieces."""
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\nConnection: close\r\nX: "
     head += b"x" * (16384 - len(head) - 4) + b"\r\n\r\n"
-    assert len(head) == 16384
     with standby.connect(head[:1]) as sock:
-        wait_until(lambda: standby.clients() == 1, timeout_s=BOUND_S, what="it was accepted")
-        assert name(standby) == "other"
+        standby.wait_clients(1)
         sock.sendall(head[1:] + b"x" * 65536)
         assert rest_of(sock).startswith(b"HTTP/1.1 200")
 
 
 def test_a_client_that_has_said_all_gets_its_answer(standby: ServerUnderTest) -> None:
     """A connection that is closed for writing is answered, and then does not stay."""
-    with standby.connect() as sock:
-        sock.sendall(GET % b"/livez")
+    with standby.connect(GET % b"/livez") as sock:
         sock.shutdown(socket.SHUT_WR)
         assert rest_of(sock).endswith(b"\r\n\r\nok")
-        wait_until(lambda: standby.clients() == 0, timeout_s=BOUND_S, what="it was closed")
+        standby.wait_clients(0)
 
 
 # --- events ----------------------------------------------------------------------------------
@@ -373,126 +354,89 @@ def test_events_tell_of_the_present_and_of_every_change(
     standby: ServerUnderTest, path: str
 ) -> None:
     """One event at once, then one for each change of the holder or of the leader flag."""
-    reader = standby.read_events(path)
-    assert reader.headers["Content-Type"] == "text/event-stream"
-    assert reader.headers["Cache-Control"] == "no-store"
-    since = '"last_update":"2018-07-12T09:34:59Z"'
-    assert reader.data() == f'{{"name":"other","identity":"other",{since},"leader":false}}'
-    later_ns = boottime_ns() + LATER_NS
-    standby.tell(lock_is("other", later_ns + 1), standing(lines_dropped=1))  # nothing changed
-    standby.tell(lock_is(OURS, later_ns))
-    assert reader.data() == f'{{"name":"host","identity":"{OURS}",{since},"leader":false}}'
-    standby.tell(leading(later_ns))
-    assert reader.data() == f'{{"name":"host","identity":"{OURS}",{since},"leader":true}}'
-    reader.close()
+    with EventReader(standby.port, path) as reader:
+        assert reader.headers["Content-Type"] == "text/event-stream"
+        assert reader.headers["Cache-Control"] == "no-store"
+        assert reader.data() == f'{{"name":"other","identity":"other",{SINCE},"leader":false}}'
+        later_ns = boottime_ns() + LATER_NS
+        standby.tell(lock_is("other", later_ns + 1), standing(lines_dropped=1))  # nothing changed
+        standby.tell(lock_is(OURS, later_ns))
+        assert reader.data() == f'{{"name":"host","identity":"{OURS}",{SINCE},"leader":false}}'
+        standby.tell(leading(later_ns))
+        assert reader.data() == f'{{"name":"host","identity":"{OURS}",{SINCE},"leader":true}}'
 
 
 def test_events_tell_what_time_changes(standby: ServerUnderTest) -> None:
     """A leader whose time is over, and then a holder, are told of without another word."""
-    now_ns = boottime_ns()
-    standby.tell(leading(now_ns + LATER_NS), lock_is(OURS, now_ns + LATER_NS))
-    wait_until(lambda: name(standby) == "host", timeout_s=BOUND_S, what="told who leads")
-    reader = standby.read_events()
-    first = json.loads(reader.data())
-    assert (first["name"], first["leader"]) == ("host", True)
-    now_ns = boottime_ns()
-    standby.tell(leading(now_ns + SECOND_NS))
-    event = json.loads(reader.data())
-    assert (event["name"], event["leader"]) == ("host", False)
-    assert boottime_ns() >= now_ns + SECOND_NS
-    now_ns = boottime_ns()
-    standby.tell(lock_is(OURS, now_ns + SECOND_NS))
-    event = json.loads(reader.data())
-    assert (event["name"], event["leader"]) == ("", False)
-    assert boottime_ns() >= now_ns + SECOND_NS
-    reader.close()
+    lead(standby)
+    wait_status(standby, "/leader", 200)
+    with EventReader(standby.port) as reader:
+        assert reader.who() == ("host", True)
+        for news, told in (
+            (leading, ("host", False)),
+            (lambda end_ns: lock_is(OURS, end_ns), ("", False)),
+        ):
+            end_ns = boottime_ns() + SHORTLY_NS
+            standby.tell(news(end_ns))
+            assert reader.who() == told
+            assert boottime_ns() >= end_ns
 
 
 def test_a_reader_hears_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     """Now and then a comment, which no client takes for an event."""
-    monkeypatch.setattr(server, "_KEEP_ALIVE_NS", SECOND_NS // 2)
-    with ServerUnderTest() as served:
-        reader = served.read_events()
+    monkeypatch.setattr(server, "_KEEP_ALIVE_NS", SECOND_NS // 10)
+    monkeypatch.setattr(server, "_LOOK_S", 0.1)
+    with ServerUnderTest() as served, EventReader(served.port) as reader:
         reader.data()
         assert reader.line().startswith(":")
         assert reader.line().startswith(":")
         served.tell(lock_is("other", boottime_ns() + LATER_NS))
-        assert json.loads(reader.data())["name"] == "other"
-        reader.close()
-
-
-def test_a_reader_of_http_1_0(standby: ServerUnderTest) -> None:
-    """Without chunks the events are the same."""
-    with standby.connect(b"GET /events HTTP/1.0\r\n\r\n") as sock:
-        file = sock.makefile("rb")
-        assert file.readline().startswith(b"HTTP/1.1 200")
-        while file.readline() != b"\r\n":
-            pass
-        assert json.loads(file.readline().partition(b": ")[2])["name"] == "other"
-        file.close()
+        assert reader.who() == ("other", False)
 
 
 def test_a_reader_that_leaves_is_forgotten(standby: ServerUnderTest) -> None:
     """Whether it closes both ways or only its own, nothing of it stays."""
-    reader = standby.read_events()
-    reader.data()
-    half = standby.connect(GET % b"/events")
-    assert half.recv(65536)
-    wait_until(lambda: standby.clients() == 2, timeout_s=BOUND_S, what="both are there")
-    reader.close()
-    half.shutdown(socket.SHUT_WR)
-    wait_until(lambda: standby.clients() == 0, timeout_s=BOUND_S, what="both were closed")
-    half.close()
+    with standby.connect(GET % b"/events") as half:
+        assert half.recv(65536)
+        with EventReader(standby.port) as reader:
+            reader.data()
+            standby.wait_clients(2)
+        half.shutdown(socket.SHUT_WR)
+        standby.wait_clients(0)
 
 
 def test_readers_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     """One too many is told so, and may come back when another has left."""
-    monkeypatch.setattr(server, "_EVENT_READERS", 3)
-    with ServerUnderTest() as served:
-        readers = [served.read_events() for _ in range(3)]
-        assert [reader.status for reader in readers] == [200] * 3
-        refused = served.read_events()
-        assert (refused.status, refused.line()) == (503, "3 event readers are the most accepted")
-        refused.close()
-        readers.pop().close()
+    monkeypatch.setattr(server, "_EVENT_READERS", 2)
+    with ServerUnderTest() as served, EventReader(served.port) as stays:
+        with EventReader(served.port) as leaves, EventReader(served.port) as refused:
+            assert [stays.status, leaves.status, refused.status] == [200, 200, 503]
+            assert refused.line() == "2 event readers are the most accepted"
 
         def accepted() -> bool:
-            readers.append(served.read_events())
-            return readers[-1].status == 200
+            with EventReader(served.port) as again:
+                return again.status == 200
 
         wait_until(accepted, timeout_s=BOUND_S, what="there was room again")
-        for reader in readers:
-            reader.close()
 
 
 def test_a_reader_that_does_not_read_is_dropped(standby: ServerUnderTest) -> None:
     """It costs neither memory nor the others' time; who reads misses nothing."""
     slow = standby.connect(GET % b"/events", receive_bytes=2048)
-    reader = standby.read_events()
-    assert json.loads(reader.data())["name"] == "other"
-    wait_until(lambda: standby.clients() == 2, timeout_s=BOUND_S, what="both are there")
-    later_ns = boottime_ns() + LATER_NS
-    told = 0
-    while standby.clients() == 2:
-        told += 1
-        assert told < 1000, "the slow one is still there"
-        standby.tell(lock_is(f"holder-{told}", later_ns))
-        assert json.loads(reader.data())["name"] == f"holder-{told}"
-    assert f"holder-{told}".encode() not in rest_of(slow)
-    slow.close()
-    reader.close()
+    with slow, EventReader(standby.port) as reader:
+        assert reader.who() == ("other", False)
+        standby.wait_clients(2)
+        later_ns = boottime_ns() + LATER_NS
+        told = 0
+        while standby.clients() == 2:
+            told += 1
+            assert told < 1000, "the slow one is still there"
+            standby.tell(lock_is(f"holder-{told}", later_ns))
+            assert reader.who() == (f"holder-{told}", False)
+        assert f"holder-{told}".encode() not in rest_of(slow)
 
 
 # --- hostile clients -------------------------------------------------------------------------
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerUnderTest]:
-    """A server that cuts off after a second, to which a client need not be patient."""
-    monkeypatch.setattr(server, "_REQUEST_NS", SECOND_NS)
-    with ServerUnderTest() as under_test:
-        stand_by(under_test)
-        yield under_test
 
 
 def _trickle(data: bytes) -> Callable[[socket.socket], object]:
@@ -513,7 +457,7 @@ def _trickle(data: bytes) -> Callable[[socket.socket], object]:
     [
         (b"", _trickle(b"")),
         (b"GET / HTTP/1.1\r\nX: ", _trickle(b"x" * 16000)),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n", _trickle(b"x" * 59999)),
+        (POST % b"Content-Length: 60000", _trickle(b"x" * 59999)),
         (GET % b"/", _trickle(b"")),
     ],
     ids=["silent", "header", "body", "idle"],
@@ -529,7 +473,7 @@ def test_whoever_takes_too_long_is_cut_off(
             return is_closed(sock)
 
         wait_until(closed, timeout_s=BOUND_S, what="it was cut off")
-    assert name(impatient) == "other"
+    assert shown_leader(impatient.port) == "other"
 
 
 def test_whoever_does_not_take_its_answers_is_cut_off(impatient: ServerUnderTest) -> None:
@@ -547,15 +491,15 @@ def test_whoever_does_not_take_its_answers_is_cut_off(impatient: ServerUnderTest
                 return True
 
         wait_until(cut_off, timeout_s=BOUND_S, what="it was cut off")
-    assert name(impatient) == "other"
+    assert shown_leader(impatient.port) == "other"
 
 
 def test_whoever_keeps_asking_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time is one request's, not the connection's."""
+    """The time is one request's, not the connection's; and readers of events owe nothing more."""
     # Long enough that neither end is kept from running for so long between two requests.
-    monkeypatch.setattr(server, "_REQUEST_NS", 5 * SECOND_NS)
-    with ServerUnderTest() as served, served.connect() as sock:
-        end_ns = boottime_ns() + 6 * SECOND_NS
+    monkeypatch.setattr(server, "_REQUEST_NS", 3 * SECOND_NS // 2)
+    with ServerUnderTest() as served, served.connect() as sock, EventReader(served.port) as reader:
+        end_ns = boottime_ns() + 2 * SECOND_NS
 
         def asked_until_then() -> bool:
             sock.sendall(GET % b"/")
@@ -563,38 +507,26 @@ def test_whoever_keeps_asking_stays(monkeypatch: pytest.MonkeyPatch) -> None:
             return boottime_ns() > end_ns
 
         wait_until(asked_until_then, timeout_s=BOUND_S, what="time passed")
-
-
-def test_event_readers_stay_however_long(impatient: ServerUnderTest) -> None:
-    """Who reads events owes nothing more."""
-    reader = impatient.read_events()
-    reader.data()
-    end_ns = boottime_ns() + 3 * SECOND_NS
-    wait_until(lambda: boottime_ns() > end_ns, timeout_s=BOUND_S, what="time passed")
-    stand_by(impatient, "another")
-    assert json.loads(reader.data())["name"] == "another"
-    reader.close()
+        stand_by(served, "another")
+        assert (reader.who(), reader.who()) == (("", False), ("another", False))
 
 
 def test_a_crowd_does_not_keep_a_probe_out(standby: ServerUnderTest) -> None:
     """Six hundred connections that say nothing: the oldest go, the readers stay, we get in."""
     with ExitStack() as stack:
-        readers = [standby.read_events() for _ in range(50)]
-        for reader in readers:
-            stack.callback(reader.close)
-            assert json.loads(reader.data())["name"] == "other"
+        readers = [stack.enter_context(EventReader(standby.port)) for _ in range(50)]
+        assert {reader.who() for reader in readers} == {("other", False)}
         idle = [stack.enter_context(standby.connect()) for _ in range(600)]
-        assert name(standby) == "other"
-        # Room was made for the one that asked, and it has left.
-        wait_until(lambda: standby.clients() == 511, timeout_s=BOUND_S, what="511 are connected")
-        assert metric(standby, "leaderexec_http_connections") == 512
-        wait_until(lambda: is_closed(idle[0]), timeout_s=BOUND_S, what="the oldest went")
+        assert shown_leader(standby.port) == "other"
+        standby.wait_clients(511)  # room was made for the one that asked, and it has left
+        assert metrics_of(standby.port)["leaderexec_http_connections"] == 512
+        wait_closed(idle[0])
         assert not is_closed(idle[-1])
         stand_by(standby, "another")
-        assert {json.loads(reader.data())["name"] for reader in readers} == {"another"}
-    wait_until(lambda: standby.clients() == 0, timeout_s=BOUND_S, what="all were closed")
+        assert {reader.who() for reader in readers} == {("another", False)}
+    standby.wait_clients(0)
     wait_until(  # a reader is forgotten a moment after its end
-        lambda: metric(standby, "leaderexec_http_connections") == 1,
+        lambda: metrics_of(standby.port)["leaderexec_http_connections"] == 1,
         timeout_s=BOUND_S,
         what="all were forgotten",
     )
@@ -605,7 +537,7 @@ def test_without_descriptors_the_oldest_makes_room() -> None:
     with ServerUnderTest(descriptors=30) as served, ExitStack() as stack:
         idle = [stack.enter_context(served.connect()) for _ in range(60)]
         assert served.ask("/livez").body == b"ok"
-        wait_until(lambda: is_closed(idle[0]), timeout_s=BOUND_S, what="the oldest went")
+        wait_closed(idle[0])
         assert not is_closed(idle[-1])
 
 
@@ -633,44 +565,26 @@ def free_descriptors(served: ServerUnderTest) -> int:
 # --- its life --------------------------------------------------------------------------------
 
 
-def test_it_ends_with_its_guardian(standby: ServerUnderTest) -> None:
-    """Nothing of a leaderexec outlives it, whoever is connected."""
-    reader = standby.read_events()
-    reader.data()
-    standby.kill_guardian()
-    assert standby.exit_status() == 0
-    assert reader.line() == ""
-    reader.close()
-
-
-def test_it_does_not_end_with_the_channel(standby: ServerUnderTest) -> None:
+def test_it_ends_with_its_guardian_and_not_with_the_channel(standby: ServerUnderTest) -> None:
     """A guardian that is dying is not dead; until it is, what it said holds, and nothing spins."""
-    standby.hang_up()
-    assert_sleeps(standby)
-    assert name(standby) == "other"
-    standby.kill_guardian()
-    assert standby.exit_status() == 0
+    with EventReader(standby.port) as reader:
+        reader.data()
+        standby.hang_up()
+        assert_sleeps(standby)
+        assert shown_leader(standby.port) == "other"
+        standby.kill_guardian()
+        assert standby.exit_status() == 0
+        assert reader.line() == ""
 
 
-def test_clients_wait_for_its_successor(standby: ServerUnderTest) -> None:
-    """Whoever connects while there is none is answered by the next, on the same socket."""
-    standby.kill()
-    with standby.connect(GET % b"/livez") as sock:
-        standby.start()
-        assert sock.recv(65536).endswith(b"\r\n\r\nok")
-    stand_by(standby, "another")
+def test_signals_and_other_messages_end_nothing(standby: ServerUnderTest) -> None:
+    """What a terminal or a service manager sends to everybody does not end or stop it.
 
-
-def test_signals_are_for_the_guardian(standby: ServerUnderTest) -> None:
-    """What a terminal or a service manager sends to everybody does not end or stop it."""
+    A message for somebody else is passed over, and what follows it is heard.
+    """
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
         os.kill(standby.pid, signum)
-    assert name(standby) == "other"
-    assert state_of(standby.pid) not in {"T", "Z"}
-
-
-def test_what_is_no_news_is_passed_over(standby: ServerUnderTest) -> None:
-    """A message for somebody else ends nothing, and what follows it is heard."""
     message: Any = Ping()
     standby.tell(message)
     stand_by(standby, "another")
+    assert state_of(standby.pid) not in {"T", "Z"}

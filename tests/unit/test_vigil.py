@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leaderexec.vigil import Vigil
@@ -79,6 +79,7 @@ def test_whoever_looks_when_it_is_due_finds_the_silence() -> None:
     pytest.fail(f"not silent after {now_ns}")
 
 
+@settings(max_examples=200)
 @given(st.lists(st.integers(1, PAUSE_NS), min_size=1, max_size=40))
 def test_a_silent_peer_is_always_found_by_those_who_look(steps_ns: list[int]) -> None:
     """However irregular the looks, with no gap beyond the pause the verdict is the plain one."""
@@ -89,6 +90,7 @@ def test_a_silent_peer_is_always_found_by_those_who_look(steps_ns: list[int]) ->
         assert peer.silent(now_ns) == (now_ns > BOUND_NS)
 
 
+@settings(max_examples=200)
 @given(st.lists(st.integers(1, 10 * BOUND_NS), min_size=1, max_size=40))
 def test_nobody_is_silent_for_less_than_the_bound(steps_ns: list[int]) -> None:
     """Gaps only ever excuse: the verdict never comes before the bound."""

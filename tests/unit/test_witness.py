@@ -36,24 +36,11 @@ class Life:
     ) -> None:
         self.started_ns = now_ns()
         self.sock = socket.socket(socket.AF_UNIX)
-        self.hello = {
-            "candidate": candidate,
-            "run": run,
-            "main": main,
-            "role": "main",
-            "started_ns": self.started_ns,
-        }
+        words = {"candidate": candidate, "run": run, "main": main, "role": "main"}
+        self.hello = words | {"started_ns": self.started_ns}
         if named:
-            fields = (
-                "witness",
-                candidate,
-                run,
-                str(main),
-                "main",
-                str(self.started_ns),
-                str(id(self)),
-            )
-            self.sock.bind("\0" + "\x1f".join(fields))
+            fields = ("witness", *self.hello.values(), id(self))
+            self.sock.bind("\0" + "\x1f".join(map(str, fields)))
         self.sock.connect(witness.path)
 
     def say_hello(self) -> Self:
@@ -98,27 +85,11 @@ def _spin(duration_ns: int) -> None:
         pass
 
 
-def test_wait_until_returns_the_true_value() -> None:
-    """A wait ends as soon as its condition is true, and gives its value."""
-    values = iter([0, [], "there"])
-    assert wait_until(lambda: next(values), timeout_s=10, what="a value") == "there"
-
-
-def test_wait_until_names_what_did_not_happen() -> None:
-    """A wait that fails says for what, how long, and what it saw last."""
-    with pytest.raises(AssertionError, match=r"not within 0.01 s: the child to run; last value: 0"):
-        wait_until(lambda: 0, timeout_s=0.01, what="the child to run")
-
-
-def test_wait_until_looks_once_more_after_the_bound() -> None:
-    """A waiter that slept through its whole bound still sees what came true meanwhile."""
-    assert wait_until(lambda: "late", timeout_s=0, what="anything") == "late"
-
-
 def test_overlap_is_reported_with_its_length(witness: Witness) -> None:
     """Two trees that run at once are an overlap of the time they share."""
     with Life(witness, "a").say_hello() as old, Life(witness, "b").say_hello() as new:
         witness.wait_running(2)
+        assert len(witness.overlaps()) == 1, "it is reported before either has ended"
         _spin(20_000_000)
         before_ns = old.end()
         witness.wait_running(1)
@@ -128,12 +99,6 @@ def test_overlap_is_reported_with_its_length(witness: Witness) -> None:
     assert overlap.overlap_ns >= before_ns - new.started_ns >= 20_000_000
     assert overlap.overlap_ns <= now_ns() - new.started_ns
     assert witness.max_overlap_s() == overlap.overlap_ns / 1e9
-
-
-def test_overlap_goes_on_while_both_run(witness: Witness) -> None:
-    """An overlap is reported before either tree has ended."""
-    with Life(witness, "a").say_hello(), Life(witness, "b").say_hello():
-        assert len(witness.overlaps()) == 1
 
 
 def test_a_handover_is_no_overlap(witness: Witness) -> None:
@@ -153,8 +118,8 @@ def test_a_handover_a_millisecond_apart_is_a_gap(witness: Witness) -> None:
     with Life(witness, "b").say_hello() as new:
         (gap,) = witness.gaps()
         assert (gap.first.candidate, gap.second.candidate) == ("a", "b")
-        assert 1_000_000 <= gap.duration_ns <= new.started_ns - before_ns
         assert gap.ended_ns == new.started_ns
+        assert gap.ended_ns - 1_000_000 >= gap.started_ns >= before_ns
     assert witness.overlaps() == []
 
 
@@ -206,25 +171,14 @@ def test_processes_of_one_run_are_one_tree(witness: Witness) -> None:
     """A tree lives from the first start to the last end of its processes."""
     first, second = Life(witness, "a").say_hello(), Life(witness, "a").say_hello()
     first.end()
-    (tree,) = witness.trees()
-    assert tree.running
+    (tree,) = witness.running()
     assert tree.started_ns == first.started_ns
     assert len(tree.processes) == 2
     assert len(tree.live_pids) == 1
     before_ns = second.end()
     assert witness.wait_ended(tree, timeout_s=10) >= before_ns
-    assert tree.ended_ns is not None
+    assert witness.trees() == [tree], "it is the same object all its life"
     assert witness.overlaps() == []
-
-
-def test_a_tree_stays_the_same_object(witness: Witness) -> None:
-    """What a test holds as a tree goes on to tell its state, through the first line and the end."""
-    with Life(witness, "a") as life:
-        (tree,) = witness.running()
-        life.say_hello()
-        assert witness.running() == [tree]
-    assert witness.trees() == [tree]
-    assert not tree.running
 
 
 def test_two_main_processes_of_one_token_are_two_trees(witness: Witness) -> None:
@@ -310,16 +264,6 @@ def test_thousands_of_connections_are_kept_apart(witness: Witness) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_events_tell_openings_and_closings_in_order(witness: Witness) -> None:
-    """The record itself can be read: each connection opens, says who it is, and closes."""
-    Life(witness, "a").say_hello().end()
-    events = witness.events()
-    assert [event["event"] for event in events] == ["opened", "hello", "closed"]
-    opened, _, closed = events
-    assert (opened["pid"], opened["uid"]) == (os.getpid(), os.getuid())
-    assert opened["t"] <= closed["t"] <= now_ns()
-
-
 def test_a_successor_is_waited_for(witness: Witness) -> None:
     """The next tree is told from the one that ran before, even by the same candidate."""
     Life(witness, "a", run="1").say_hello().end()
@@ -328,37 +272,7 @@ def test_a_successor_is_waited_for(witness: Witness) -> None:
         assert witness.wait_successor(old, timeout_s=10).run == "2"
 
 
-def test_a_wait_that_fails_tells_what_was_seen(witness: Witness) -> None:
-    """A failed wait carries the trees and the last notes."""
-    with Life(witness, "a").say_hello(), pytest.raises(AssertionError) as caught:
-        witness.wait_running(2, timeout_s=0.01)
-    assert "2 running trees" in str(caught.value)
-    assert "a/1 (main 1, running)" in caught.value.__notes__[0]
-
-
 # --- with real processes
-
-
-def test_two_children_overlap_for_as_long_as_both_live(witness: Witness) -> None:
-    """Two real children at once are an overlap, from the later start to the earlier death."""
-    with _child(witness, "a") as old, _child(witness, "b"):
-        _, second = witness.wait_running(2)
-        started_ns = second.started_ns
-        before_ns = now_ns()
-        old.kill()
-        old.wait()
-        witness.wait_running(1)
-        (overlap,) = witness.overlaps()
-    assert before_ns - started_ns <= overlap.overlap_ns <= now_ns() - started_ns
-
-
-def test_children_one_after_the_other_do_not_overlap(witness: Witness) -> None:
-    """A child started after the last one was reaped never overlaps it."""
-    for number in range(10):
-        with _child(witness, "ab"[number % 2], "--after", "0") as child:
-            child.wait(timeout=10)
-    assert len(witness.trees()) == 10
-    assert witness.overlaps() == []
 
 
 def test_a_killed_process_is_dead_at_once(witness: Witness) -> None:

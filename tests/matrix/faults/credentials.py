@@ -2,7 +2,7 @@
 
 A token that is refused here is refused by the API server itself, because its time is over; a right
 that is missing is missing in the role. The account is one of the fault's own, so that what it is
-given and refused does not depend on the make.
+given and refused does not depend on the competitor.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.matrix.model import AWAIT_ELECTION, CLIENT_GO, OURS, After, Fault
+from tests.matrix.model import After, Fault
+from tests.support.competitors import AWAIT_ELECTION, CLIENT_GO, OURS
 from tests.support.controlplane import lease_path
 from tests.support.kube_candidates import API_NAME
 from tests.support.names import NameServer
@@ -126,8 +127,7 @@ def _prove_refused(scenario: Scenario, name: str, status: int) -> None:
 def _expired(scenario: Scenario) -> None:
     account = _Account(scenario)
     account.hand_out_briefly()
-    scenario.leader(account.option("a"), child=_STUBBORN)
-    scenario.standby()
+    scenario.pair(account.option("a"), child=_STUBBORN)
     _prove_refused(scenario, "a", HTTPStatus.UNAUTHORIZED)
     scenario.ends()
     scenario.successor()
@@ -145,8 +145,7 @@ def _rotated(scenario: Scenario) -> None:
     good_s = _BRIEF_S if scenario.ours else _BRIEF_S + _CLIENT_GO_READS_S
     good_until_ns = now_ns() + int(good_s * 1e9)
     token = account.hand_out_briefly(good_s)
-    scenario.leader(account.option("a"))
-    scenario.standby()
+    scenario.pair(account.option("a"))
     account.hand_out()
     scenario.prove(
         "the first token is refused",
@@ -182,9 +181,8 @@ def _plugin_hangs(scenario: Scenario) -> None:
     with ExecPlugin(scenario.directory, account.token_path) as plugin:
         kubeconfig = account.kubeconfig("a")
         plugin.write_into(kubeconfig)
-        leader = scenario.leader(f"--kubeconfig={kubeconfig}", child=_STUBBORN)
-        scenario.standby()
-        plugin.hang(keep_output=True)
+        leader = scenario.pair(f"--kubeconfig={kubeconfig}", child=_STUBBORN)
+        plugin.hang()
         scenario.network("a", lambda proxy: proxy.answer(401), "answered")
         scenario.prove(
             "the plugin hangs and has left a daemon", lambda: bool(plugin.wait_hanging())
@@ -236,22 +234,22 @@ def _ask_to_stop(scenario: Scenario, name: str) -> None:
 FAULTS: Final = (
     Fault(
         "token expired", GROUP, "the leader's token expires, and is rotated too late",
-        _expired, makes=(OURS, CLIENT_GO),
+        _expired, competitors=(OURS, CLIENT_GO),
     ),
     Fault(
         "token rotated", GROUP, "the leader's token expires after a new one was handed out",
-        _rotated, after=After.KEPT, makes=(OURS, CLIENT_GO),
+        _rotated, after=After.KEPT, competitors=(OURS, CLIENT_GO),
     ),
     Fault(
         "right to update taken", GROUP, "the role loses `update` for leases, and gets it back",
-        _may_not_update, after=After.ANYTHING, makes=(OURS, CLIENT_GO),
+        _may_not_update, after=After.ANYTHING, competitors=(OURS, CLIENT_GO),
     ),
     Fault(
         "exec plugin hangs", GROUP, "the leader's credential plugin hangs and leaves a daemon",
-        _plugin_hangs, makes=(OURS, CLIENT_GO),
+        _plugin_hangs, competitors=(OURS, CLIENT_GO),
     ),
     Fault(
         "DNS hangs", GROUP, "the leader's connections break, and its API server's name hangs",
-        _names_hang, makes=(OURS, AWAIT_ELECTION),
+        _names_hang, competitors=(OURS, AWAIT_ELECTION),
     ),
 )  # fmt: skip

@@ -10,9 +10,10 @@ import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Self
 
-from tests.matrix.model import CLIENT_GO, OURS, After, Fault, Kind, Timing
+from tests.matrix.model import WITH_CLIENT_GO, After, Fault, Kind, Timing
 from tests.matrix.scenario import Invalid
 from tests.support.candidate import in_pid_namespace
+from tests.support.competitors import CLIENT_GO, OURS, slot_of
 from tests.support.proxy import Match
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _hand_to(scenario: Scenario, holder: str) -> None:
 
 
 def _stops_leading(scenario: Scenario) -> None:
-    """Wait for the end of who has lost the lock by hand; a peer may just take it again."""
+    """Wait for the end of who has lost the lock by hand; a competitor may just take it again."""
     ended = scenario.ends_unless_renewed()
     scenario.require("who has lost the lock lets go of its child", ended)
     if ended:
@@ -77,15 +78,13 @@ def _stops_leading(scenario: Scenario) -> None:
 
 
 def _deleted(scenario: Scenario) -> None:
-    scenario.leader(child=_STUBBORN)
-    scenario.standby()
+    scenario.pair(child=_STUBBORN)
     _delete(scenario)
     _stops_leading(scenario)
 
 
 def _deleted_behind_the_leader(scenario: Scenario) -> None:
-    scenario.leader(child=_STUBBORN)
-    scenario.standby()
+    scenario.pair(child=_STUBBORN)
     scenario.black_hole("a")
     _delete(scenario)
     scenario.ends()
@@ -113,8 +112,7 @@ def _deleted_before_a_newcomer(scenario: Scenario) -> None:
 
 
 def _overwritten(scenario: Scenario) -> None:
-    scenario.leader(child=_STUBBORN)
-    scenario.standby()
+    scenario.pair(child=_STUBBORN)
     _hand_to(scenario, "somebody-else")
     _stops_leading(scenario)
 
@@ -132,15 +130,13 @@ def _handed_to_the_standby(*options: str) -> Callable[[Scenario], None]:
 
 
 def _blanked(scenario: Scenario) -> None:
-    scenario.leader(child=_STUBBORN)
-    scenario.standby()
+    scenario.pair(child=_STUBBORN)
     _blank(scenario)
     _stops_leading(scenario)
 
 
 def _blanked_while_draining(scenario: Scenario) -> None:
-    leader = scenario.leader(child=_DRAIN)
-    scenario.standby()
+    leader = scenario.pair(child=_DRAIN)
     scenario.deliver(scenario.wrapper_of(leader), "the leader")
     scenario.prove(
         "the child drains",
@@ -188,8 +184,7 @@ class _Relabelling:
 
 
 def _relabelled(scenario: Scenario) -> None:
-    scenario.leader()
-    scenario.standby()
+    scenario.pair()
     scenario.begin()
     with _Relabelling(scenario.candidates) as relabelling:
         scenario.elapse(2)
@@ -199,8 +194,7 @@ def _relabelled(scenario: Scenario) -> None:
 
 
 def _relabelled_when_dead(scenario: Scenario) -> None:
-    leader = scenario.leader()
-    scenario.standby()
+    leader = scenario.pair()
     with _Relabelling(scenario.candidates) as relabelling:
         # Cut off first, so that nothing of it can give the lock back.
         scenario.black_hole("a")
@@ -219,12 +213,7 @@ def _relabelled_when_dead(scenario: Scenario) -> None:
 
 def _two_in_one_slot(scenario: Scenario) -> None:
     """Start what `kubectl exec` starts, in the container and as process 1 of another namespace."""
-    slot = {
-        "POD_NAME": "server-0",
-        "POD_NAMESPACE": scenario.candidates.namespace,
-        "POD_UID": "0c1f5a83-95a5-4d1c-8a3f-3b0a4ce8f0d2",
-        "CONTAINER_NAME": "server",
-    }
+    slot = slot_of(scenario.candidates.namespace)
     leader = scenario.leader(wrapper=in_pid_namespace(), env=slot)
     inside = ["nsenter", f"--target={leader.guardian}", "--pid", "--mount", "--"]
     scenario.begin()
@@ -257,23 +246,23 @@ def _one_id_for_two(scenario: Scenario) -> None:
 
 
 def _one_id_beside_client_go(scenario: Scenario) -> None:
-    """Give ours the rival's name: it renews our record as its own, and changes no claim in it."""
+    """Give ours client-go's name: that renews our record as its own, and changes no claim in it."""
     first = scenario.leader("--id=b", child=_STUBBORN)
     scenario.begin()
-    second = scenario.start("b", make=CLIENT_GO)
+    second = scenario.start("b", competitor=CLIENT_GO)
     scenario.prove("they have one name", lambda: first.identity == second.identity)
     scenario.successor()
     scenario.elapse(2)
 
 
-# --- makes side by side
+# --- with client-go in one election
 
 
-def _handovers_between_makes(scenario: Scenario) -> None:
-    """Hand over to each make from the other, whichever of two standbys is first."""
+def _handovers_between_competitors(scenario: Scenario) -> None:
+    """Hand over to each from the other, whichever of two standbys is first."""
     scenario.leader()
     scenario.standby("b")
-    scenario.standby("c", make=CLIENT_GO)
+    scenario.standby("c", competitor=CLIENT_GO)
     tree = _hand_over(scenario, "a", "gap_first_s")
     if tree == "b":
         tree = _hand_over(scenario, "b", "gap_ours_to_client_go_s")
@@ -294,8 +283,6 @@ def _hand_over(scenario: Scenario, name: str, fact: str) -> str:
     scenario.facts[fact] = (heir.started_ns - tree.ended_ns) / 1e9
     return heir.candidate
 
-
-_PEERS: Final = (OURS, CLIENT_GO)
 
 FAULTS: Final = (
     Fault(
@@ -319,12 +306,12 @@ FAULTS: Final = (
     ),
     Fault(
         "Lease given to the standby", GROUP, "a standby's --id is written into the Lease by hand",
-        _handed_to_the_standby("--id=b"), after=After.ANYTHING, makes=_PEERS,
+        _handed_to_the_standby("--id=b"), after=After.ANYTHING, competitors=WITH_CLIENT_GO,
     ),
     Fault(
         "Lease given to a generated name", GROUP,
         "a standby's own name, which nobody else can have, is written into the Lease by hand",
-        _handed_to_the_standby(), after=After.ANYTHING, makes=(OURS,),
+        _handed_to_the_standby(), after=After.ANYTHING, competitors=(OURS,),
     ),
     Fault(
         "Lease blanked", GROUP, "the holder is taken out of the Lease by hand",
@@ -333,7 +320,8 @@ FAULTS: Final = (
     Fault(
         "Lease blanked while draining", GROUP,
         "the holder is taken out of the Lease by hand while its child drains after SIGTERM",
-        _blanked_while_draining, kind=Kind.BOUND, overlap_s=_until_it_notices_s, makes=_PEERS,
+        _blanked_while_draining, kind=Kind.BOUND, overlap_s=_until_it_notices_s,
+        competitors=WITH_CLIENT_GO,
     ),
     Fault(
         "Lease relabelled", GROUP, "a label of the Lease changes ten times a second",
@@ -347,19 +335,19 @@ FAULTS: Final = (
     Fault(
         "two in one slot", GROUP,
         "two more instances are started in the leader's container, with its variables",
-        _two_in_one_slot, after=After.KEPT, makes=(OURS,),
+        _two_in_one_slot, after=After.KEPT, competitors=(OURS,),
     ),
     Fault(
         "one --id for two", GROUP, "leader and standby have the same --id; the leader is cut off",
-        _one_id_for_two, makes=(OURS,), quick=True,
+        _one_id_for_two, competitors=(OURS,), quick=True,
     ),
     Fault(
-        "one --id beside client-go", GROUP, "a client-go rival has the leader's identity",
-        _one_id_beside_client_go, kind=Kind.REPORTED, makes=(OURS,),
+        "one --id beside client-go", GROUP, "client-go's elector has the leader's identity",
+        _one_id_beside_client_go, kind=Kind.REPORTED, competitors=(OURS,),
     ),
     Fault(
-        "handovers between makes", GROUP,
+        "handovers between competitors", GROUP,
         "leaderexec and client-go stand in one election and hand over by SIGTERM, both ways",
-        _handovers_between_makes, makes=(OURS,),
+        _handovers_between_competitors, competitors=(OURS,),
     ),
 )  # fmt: skip

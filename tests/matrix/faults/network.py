@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.matrix.model import OURS, After, Fault
+from tests.matrix.model import After, Fault
 from tests.matrix.scenario import BLACK_HOLED
+from tests.support.competitors import OURS
 from tests.support.proxy import Match
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ def _cut_off(inflict: Callable[[Proxy], object], *counters: str) -> Callable[[Sc
     """Befall the leader's network for good; mend it when somebody else leads."""
 
     def play(scenario: Scenario) -> None:
-        scenario.leader(child=("--ignore", "TERM"))
-        scenario.standby()
+        scenario.pair(child=("--ignore", "TERM"))
         scenario.network("a", inflict, *counters)
         scenario.ends()
         scenario.successor()
@@ -40,8 +40,7 @@ def _for_a_moment(inflict: Callable[[Proxy], object], counter: str) -> Callable[
     """Befall a single renewal."""
 
     def play(scenario: Scenario) -> None:
-        scenario.leader()
-        scenario.standby()
+        scenario.pair()
         scenario.network("a", inflict, counter)
         scenario.renewed("a")
 
@@ -49,8 +48,7 @@ def _for_a_moment(inflict: Callable[[Proxy], object], counter: str) -> Callable[
 
 
 def _watch_cut(scenario: Scenario) -> None:
-    scenario.leader()
-    scenario.standby()
+    scenario.pair()
     scenario.network("b", lambda proxy: proxy.cut_watches(silently=True), "watches_cut")
     scenario.candidate("a").terminate()
     scenario.successor()
@@ -97,6 +95,6 @@ FAULTS: Final = (
     ),
     Fault(
         "watch cut silently", GROUP, "a standby's watch says nothing any more, the leader leaves",
-        _watch_cut, makes=(OURS,),
+        _watch_cut, competitors=(OURS,),
     ),
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """Processes of a candidate that are stopped, killed, asked to stop, or end by themselves.
 
-Where a part of leaderexec is addressed that a peer does not have, the fault is ours alone. A
+Where a part of leaderexec is addressed that a competitor does not have, the fault is ours alone. A
 wrapper that is to be PID 1 is started in a PID namespace of its own, where the kernel kills
 everything with it, as in a container.
 """
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import signal
-import uuid
 from typing import TYPE_CHECKING, Final
 
-from tests.matrix.model import AWAIT_ELECTION, CLIENT_GO, ETCDCTL, OURS, After, Fault, Kind
+from tests.matrix.model import EVERYBODY, WRAPPED, After, Fault, Kind
 from tests.support.candidate import in_pid_namespace, is_gone, state_of
+from tests.support.competitors import AWAIT_ELECTION, OURS, slot_of
 from tests.support.witness import now_ns
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from tests.support.candidate import Candidate
 
 GROUP: Final = "processes"
-_EVERYBODY: Final = (OURS, AWAIT_ELECTION, CLIENT_GO, ETCDCTL)
-#: Those that can be started behind something else, and so be PID 1.
-_WRAPPED: Final = (OURS, AWAIT_ELECTION, ETCDCTL)
 
 #: A descendant that is hard to find and hard to stop.
 _STUBBORN: Final = ("--spawn", "setsid+emptyenv+ignore")
@@ -39,8 +36,7 @@ _LONG: Final = ("--lease-duration=60s", "--renew-deadline=40s", "--retry-period=
 
 
 def _wrapper_stopped(scenario: Scenario) -> None:
-    leader = scenario.leader(child=("--ignore", "TERM"))
-    scenario.standby()
+    leader = scenario.pair(child=("--ignore", "TERM"))
     wrapper = scenario.wrapper_of(leader)
     scenario.stop(wrapper, "the wrapper")
     if scenario.successor():
@@ -48,8 +44,7 @@ def _wrapper_stopped(scenario: Scenario) -> None:
 
 
 def _wrapper_stopped_and_resumed(scenario: Scenario) -> None:
-    leader = scenario.leader(child=("--ignore", "TERM"))
-    scenario.standby()
+    leader = scenario.pair(child=("--ignore", "TERM"))
     wrapper = scenario.wrapper_of(leader)
     scenario.stop(wrapper, "the wrapper")
     scenario.successor()
@@ -75,8 +70,7 @@ def _init_stopped_and_resumed(scenario: Scenario) -> None:
 
 def _wrapper_killed(wrapper: Sequence[str] = ()) -> Callable[[Scenario], None]:
     def play(scenario: Scenario) -> None:
-        leader = scenario.leader(child=_STUBBORN, wrapper=wrapper)
-        scenario.standby()
+        leader = scenario.pair(child=_STUBBORN, wrapper=wrapper)
         scenario.kill(scenario.wrapper_of(leader), "the wrapper")
         scenario.successor()
 
@@ -84,18 +78,13 @@ def _wrapper_killed(wrapper: Sequence[str] = ()) -> Callable[[Scenario], None]:
 
 
 def _container_restarted(scenario: Scenario) -> None:
-    slot = {
-        "POD_NAME": "server-0",
-        "POD_NAMESPACE": scenario.candidates.namespace,
-        "POD_UID": str(uuid.uuid4()),
-        "CONTAINER_NAME": "server",
-    }
+    slot = slot_of(scenario.candidates.namespace)
     leader = scenario.leader(*_LONG, child=_STUBBORN, wrapper=in_pid_namespace(), env=slot)
     scenario.standby("b", *_LONG)
     scenario.kill(scenario.wrapper_of(leader), "PID 1 of the container")
     scenario.require("nothing of the container is left", scenario.ends())
     scenario.exit_code(leader)
-    # A peer's tree is known by a pid, which in a new namespace may be the same again.
+    # A competitor's tree is known by a pid, which in a new namespace may be the same again.
     again = () if scenario.ours else ("--run", "again")
     scenario.start("a", *_LONG, child=again, wrapper=in_pid_namespace(), env=slot)
     scenario.successor()
@@ -105,8 +94,7 @@ def _container_restarted(scenario: Scenario) -> None:
 
 
 def _term(scenario: Scenario) -> None:
-    leader = scenario.leader(child=("--drain", "0.5", "--exit", "7"))
-    scenario.standby()
+    leader = scenario.pair(child=("--drain", "0.5", "--exit", "7"))
     scenario.deliver(scenario.wrapper_of(leader), "the wrapper")
     scenario.successor(leases=3)
     if scenario.ours:
@@ -116,8 +104,7 @@ def _term(scenario: Scenario) -> None:
 def _term_and_a_long_drain(scenario: Scenario) -> None:
     options = [f"--stop-timeout={4 * scenario.timing.lease_s}s"] if scenario.ours else []
     drain = ("--drain", str(1.25 * scenario.timing.lease_s), "--exit", "7")
-    leader = scenario.leader(*options, child=drain)
-    scenario.standby()
+    leader = scenario.pair(*options, child=drain)
     scenario.deliver(scenario.wrapper_of(leader), "the wrapper")
     scenario.successor(leases=4)
     if scenario.ours:
@@ -129,8 +116,7 @@ def _term_and_a_long_drain(scenario: Scenario) -> None:
 
 def _child_ends(signum: signal.Signals, code: int) -> Callable[[Scenario], None]:
     def play(scenario: Scenario) -> None:
-        leader = scenario.leader(child=("--exit-on", "USR1", "--exit", "3"))
-        scenario.standby()
+        leader = scenario.pair(child=("--exit-on", "USR1", "--exit", "3"))
         scenario.kill(scenario.child_of(scenario.tree), "the child", signum)
         scenario.successor(leases=3)
         if scenario.ours:
@@ -140,8 +126,7 @@ def _child_ends(signum: signal.Signals, code: int) -> Callable[[Scenario], None]
 
 
 def _child_stopped_and_continued(scenario: Scenario) -> None:
-    scenario.leader()
-    scenario.standby()
+    scenario.pair()
     child = scenario.child_of(scenario.tree)
     scenario.stop(child, "the child")
     scenario.elapse(1.5)
@@ -151,8 +136,7 @@ def _child_stopped_and_continued(scenario: Scenario) -> None:
 
 
 def _child_stopped_then_term(scenario: Scenario) -> None:
-    leader = scenario.leader(child=("--exit-on", "TERM", "--exit", "7"))
-    scenario.standby()
+    leader = scenario.pair(child=("--exit-on", "TERM", "--exit", "7"))
     scenario.stop(scenario.child_of(scenario.tree), "the child")
     scenario.deliver(scenario.wrapper_of(leader), "the wrapper")
     scenario.successor(leases=3)
@@ -164,8 +148,7 @@ def _child_stopped_then_term(scenario: Scenario) -> None:
 
 
 def _elector_stopped(scenario: Scenario) -> None:
-    leader = scenario.leader(child=("--ignore", "TERM"))
-    scenario.standby()
+    leader = scenario.pair(child=("--ignore", "TERM"))
     elector = leader.elector
     scenario.stop(elector, "the elector")
     found_out = scenario.came(lambda: is_gone(elector), timeout_s=scenario.patience_s())
@@ -175,8 +158,7 @@ def _elector_stopped(scenario: Scenario) -> None:
 
 def _elector_killed(times: int) -> Callable[[Scenario], None]:
     def play(scenario: Scenario) -> None:
-        leader = scenario.leader()
-        scenario.standby()
+        leader = scenario.pair()
         for number in range(1, times + 1):
             scenario.kill(leader.elector, f"elector {number}")
             resumed = scenario.came(
@@ -192,8 +174,7 @@ def _elector_killed(times: int) -> Callable[[Scenario], None]:
 
 
 def _keeper_stopped(scenario: Scenario) -> None:
-    leader = scenario.leader(child=_STUBBORN)
-    scenario.standby()
+    leader = scenario.pair(child=_STUBBORN)
     scenario.stop(leader.keeper, "the keeper")
     scenario.require("the tree is killed without its keeper", scenario.ends())
     scenario.require("another child follows", scenario.successor())
@@ -294,8 +275,7 @@ def _parts(scenario: Scenario, leader: Candidate) -> dict[str, int]:
 
 def _all_killed(child: Sequence[str], *, promised: bool) -> Callable[[Scenario], None]:
     def play(scenario: Scenario) -> None:
-        leader = scenario.leader(child=child)
-        scenario.standby()
+        leader = scenario.pair(child=child)
         parts = _parts(scenario, leader)
         for what, pid in parts.items():  # so that none can act on the death of another
             scenario.stop(pid, what)
@@ -310,8 +290,7 @@ def _all_killed(child: Sequence[str], *, promised: bool) -> Callable[[Scenario],
 
 
 def _all_stopped(scenario: Scenario) -> None:
-    leader = scenario.leader(child=("--ignore", "TERM"))
-    scenario.standby()
+    leader = scenario.pair(child=("--ignore", "TERM"))
     parts = _parts(scenario, leader)
     for what, pid in parts.items():
         scenario.stop(pid, what)
@@ -358,125 +337,125 @@ def _log_pipe_full(scenario: Scenario) -> None:
 FAULTS: Final = (
     Fault(
         "wrapper stopped", GROUP, "the process that wraps the child is stopped for good",
-        _wrapper_stopped, makes=_EVERYBODY, quick=True,
+        _wrapper_stopped, competitors=EVERYBODY, quick=True,
     ),
     Fault(
         "wrapper stopped and resumed", GROUP, "the same, and it goes on when another leads",
-        _wrapper_stopped_and_resumed, makes=_EVERYBODY,
+        _wrapper_stopped_and_resumed, competitors=EVERYBODY,
     ),
     Fault(
         "PID 1 stopped and resumed", GROUP,
         "the wrapper is PID 1, is stopped from outside and goes on when another leads",
-        _init_stopped_and_resumed, makes=_WRAPPED,
+        _init_stopped_and_resumed, competitors=WRAPPED,
     ),
     Fault(
         "wrapper killed", GROUP, "the process that wraps the child is killed",
-        _wrapper_killed(), makes=_EVERYBODY, quick=True, gap_leases=_AT_ONCE,
+        _wrapper_killed(), competitors=EVERYBODY, quick=True, gap_leases=_AT_ONCE,
     ),
     Fault(
         "PID 1 killed", GROUP, "the wrapper is PID 1 and is killed, and all that runs below it",
-        _wrapper_killed(in_pid_namespace()), makes=_WRAPPED,
+        _wrapper_killed(in_pid_namespace()), competitors=WRAPPED,
     ),
     Fault(
         "container restarted in its slot", GROUP,
         "a container is killed and starts anew in its pod while its lease of a minute lasts",
-        _container_restarted, makes=(OURS, AWAIT_ELECTION), after=After.SAME_CANDIDATE,
+        _container_restarted, competitors=(OURS, AWAIT_ELECTION), after=After.SAME_CANDIDATE,
     ),
     Fault(
         "SIGTERM", GROUP, "the wrapper is asked to stop",
-        _term, makes=_EVERYBODY, quick=True, gap_leases=_AT_ONCE,
+        _term, competitors=EVERYBODY, quick=True, gap_leases=_AT_ONCE,
     ),
     Fault(
         "SIGTERM, long drain", GROUP,
         "the wrapper is asked to stop, and the child takes longer than a lease to do so",
-        _term_and_a_long_drain, makes=_EVERYBODY, gap_leases=_AT_ONCE,
+        _term_and_a_long_drain, competitors=EVERYBODY, gap_leases=_AT_ONCE,
     ),
     Fault(
         "child ends", GROUP, "the child ends by itself",
-        _child_ends(signal.SIGUSR1, 3), makes=_EVERYBODY, gap_leases=_AT_ONCE,
+        _child_ends(signal.SIGUSR1, 3), competitors=EVERYBODY, gap_leases=_AT_ONCE,
     ),
     Fault(
         "child killed", GROUP, "the child is killed",
-        _child_ends(signal.SIGKILL, 137), makes=_EVERYBODY, gap_leases=_AT_ONCE,
+        _child_ends(signal.SIGKILL, 137), competitors=EVERYBODY, gap_leases=_AT_ONCE,
     ),
     Fault(
         "child stopped and continued", GROUP, "the child is stopped for longer than a lease",
-        _child_stopped_and_continued, makes=_EVERYBODY, after=After.KEPT,
+        _child_stopped_and_continued, competitors=EVERYBODY, after=After.KEPT,
     ),
     Fault(
         "child stopped, then SIGTERM", GROUP,
         "the wrapper is asked to stop while its child is stopped",
-        _child_stopped_then_term, makes=_EVERYBODY, gap_leases=_AT_ONCE,
+        _child_stopped_then_term, competitors=EVERYBODY, gap_leases=_AT_ONCE,
     ),
     Fault(
         "elector stopped", GROUP, "the process that renews the lease is stopped for good",
-        _elector_stopped, makes=(OURS,), after=After.ANYTHING,
+        _elector_stopped, competitors=(OURS,), after=After.ANYTHING,
     ),
     Fault(
         "elector killed", GROUP, "the process that renews the lease is killed",
-        _elector_killed(1), makes=(OURS,), after=After.KEPT, quick=True,
+        _elector_killed(1), competitors=(OURS,), after=After.KEPT, quick=True,
     ),
     Fault(
         "elector killed ten times", GROUP, "the same ten times within two leases",
-        _elector_killed(10), makes=(OURS,), after=After.KEPT,
+        _elector_killed(10), competitors=(OURS,), after=After.KEPT,
     ),
     Fault(
         "keeper stopped", GROUP, "the child's parent is stopped, below it hide descendants",
-        _keeper_stopped, makes=(OURS,), after=After.ANYTHING,
+        _keeper_stopped, competitors=(OURS,), after=After.ANYTHING,
     ),
     Fault(
         "keeper killed", GROUP, "the child's parent is killed, below it hide descendants",
-        _keeper_killed(), makes=(OURS,), after=After.ANYTHING, quick=True,
+        _keeper_killed(), competitors=(OURS,), after=After.ANYTHING, quick=True,
     ),
     Fault(
         "keeper killed below PID 1", GROUP, "the same where the guardian is PID 1",
-        _keeper_killed(in_pid_namespace()), makes=(OURS,), after=After.ANYTHING,
+        _keeper_killed(in_pid_namespace()), competitors=(OURS,), after=After.ANYTHING,
     ),
     Fault(
         "spare keeper killed", GROUP, "the next child's parent is killed before it is needed",
-        _spare_keeper(lambda scenario, pid, what: scenario.kill(pid, what)), makes=(OURS,),
+        _spare_keeper(lambda scenario, pid, what: scenario.kill(pid, what)), competitors=(OURS,),
         gap_leases=_AT_ONCE,
     ),
     Fault(
         "spare keeper stopped", GROUP, "the next child's parent is stopped before it is needed",
-        _spare_keeper(lambda scenario, pid, what: scenario.stop(pid, what)), makes=(OURS,),
+        _spare_keeper(lambda scenario, pid, what: scenario.stop(pid, what)), competitors=(OURS,),
     ),
     Fault(
         "grant taken up too late", GROUP,
         "a guardian is stopped when its elector acquires, and goes on when another leads",
-        _grant_waits, makes=(OURS,),
+        _grant_waits, competitors=(OURS,),
     ),
     Fault(
         "start carried out too late", GROUP,
         "keeper and guardian are stopped between the decision to start the child and its start,"
         " and go on when another leads",
-        _order_waits, makes=(OURS,),
+        _order_waits, competitors=(OURS,),
     ),
     Fault(
         "all killed at once", GROUP,
         "guardian, elector and keeper are killed in one instant; the child has no descendants",
-        _all_killed((), promised=True), makes=(OURS,),
+        _all_killed((), promised=True), competitors=(OURS,),
     ),
     Fault(
         "all killed at once, descendants", GROUP,
         "guardian, elector and keeper are killed in one instant, off PID 1, and a descendant of"
         " the child lives on",
-        _all_killed(_STUBBORN, promised=False), kind=Kind.REPORTED, makes=(OURS,),
+        _all_killed(_STUBBORN, promised=False), kind=Kind.REPORTED, competitors=(OURS,),
     ),
     Fault(
         "all killed at once, other user", GROUP,
         "guardian, elector and keeper are killed in one instant, off PID 1, and the child has"
         " changed its user",
-        _all_killed(("--uid", "65534"), promised=False), kind=Kind.REPORTED, makes=(OURS,),
+        _all_killed(("--uid", "65534"), promised=False), kind=Kind.REPORTED, competitors=(OURS,),
     ),
     Fault(
         "all stopped at once", GROUP,
         "every process but the child is stopped, and goes on two and a half leases later",
-        _all_stopped, kind=Kind.REPORTED, makes=_EVERYBODY,
+        _all_stopped, kind=Kind.REPORTED, competitors=EVERYBODY,
     ),
     Fault(
         "log pipe full", GROUP,
         "nobody reads standard error, and the API refuses the leader",
-        _log_pipe_full, makes=(OURS, AWAIT_ELECTION),
+        _log_pipe_full, competitors=(OURS, AWAIT_ELECTION),
     ),
 )  # fmt: skip

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-from tests.matrix.model import AWAIT_ELECTION, CLIENT_GO, ETCDCTL, OURS, After, Fault, Kind
+from tests.matrix.model import EVERYBODY, WRAPPED, After, Fault, Kind
 from tests.support.candidate import in_pid_namespace
 from tests.support.cgroup import CpuGroup, FreezeGroup, Group, MemoryGroup
+from tests.support.competitors import OURS
 from tests.support.witness import now_ns
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from tests.support.candidate import Candidate
 
 GROUP: Final = "resources"
-_EVERYBODY: Final = (OURS, AWAIT_ELECTION, CLIENT_GO, ETCDCTL)
-#: Those that can be started behind something else, and so inside a group and as PID 1.
-_WRAPPED: Final = (OURS, AWAIT_ELECTION, ETCDCTL)
 
 #: A container's memory, with room for a whole candidate.
 _CONTAINER_MIB: Final = 512
@@ -51,8 +49,7 @@ def _oom_kill(scenario: Scenario, pid: int, what: str) -> None:
 
 
 def _oom_child(scenario: Scenario) -> None:
-    leader = scenario.leader(child=("--ignore", "TERM"))
-    scenario.standby()
+    leader = scenario.pair(child=("--ignore", "TERM"))
     _oom_kill(scenario, scenario.child_of(scenario.tree), "the child")
     scenario.successor(leases=3)
     if scenario.ours:
@@ -60,8 +57,7 @@ def _oom_child(scenario: Scenario) -> None:
 
 
 def _oom_elector(scenario: Scenario) -> None:
-    leader = scenario.leader()
-    scenario.standby()
+    leader = scenario.pair()
     _oom_kill(scenario, leader.elector, "the elector")
     resumed = scenario.came(
         lambda: leader.events("resumed leadership"), timeout_s=scenario.patience_s()
@@ -72,8 +68,7 @@ def _oom_elector(scenario: Scenario) -> None:
 
 def _oom_container(scenario: Scenario) -> None:
     with MemoryGroup(_CONTAINER_MIB) as group:
-        scenario.leader(child=("--ignore", "TERM"), wrapper=[*group.wrapper, *in_pid_namespace()])
-        scenario.standby()
+        scenario.pair(child=("--ignore", "TERM"), wrapper=[*group.wrapper, *in_pid_namespace()])
         scenario.begin()
         scenario.facts["how"] = group.oom_kill_all()
         scenario.prove("the OOM killer has killed", lambda: group.oom_kills > 0)
@@ -93,7 +88,7 @@ def _last_beat_ns(beats: Path) -> int:
 def _starved(scenario: Scenario) -> None:
     beats = scenario.directory / "beats"
     leader = scenario.leader(
-        child=("--busy", str(_BUSY), "--ignore", "TERM", "--heartbeat", str(beats))
+        child=("--spawn", f"busy*{_BUSY}", "--ignore", "TERM", "--heartbeat", str(beats))
     )
     scenario.standby()
     with CpuGroup() as group:
@@ -114,8 +109,7 @@ def _starved(scenario: Scenario) -> None:
 
 def _frozen(scenario: Scenario) -> None:
     beats = scenario.directory / "beats"
-    leader = scenario.leader(child=("--ignore", "TERM", "--heartbeat", str(beats)))
-    scenario.standby()
+    leader = scenario.pair(child=("--ignore", "TERM", "--heartbeat", str(beats)))
     with FreezeGroup() as group:
         _take_in(group, leader)
         scenario.begin()
@@ -133,15 +127,15 @@ def _frozen(scenario: Scenario) -> None:
 FAULTS: Final = (
     Fault(
         "child killed for its memory", GROUP, "the OOM killer takes the child alone",
-        _oom_child, makes=_EVERYBODY, gap_leases=0.75,
+        _oom_child, competitors=EVERYBODY, gap_leases=0.75,
     ),
     Fault(
         "elector killed for its memory", GROUP, "the OOM killer takes the elector alone",
-        _oom_elector, makes=(OURS,), after=After.KEPT,
+        _oom_elector, competitors=(OURS,), after=After.KEPT,
     ),
     Fault(
         "container out of memory", GROUP, "the OOM killer takes a whole container",
-        _oom_container, makes=_WRAPPED,
+        _oom_container, competitors=WRAPPED,
     ),
     Fault(
         "starved of processor time", GROUP,
@@ -150,6 +144,6 @@ FAULTS: Final = (
     ),
     Fault(
         "frozen", GROUP, "the leader's cgroup is frozen, and thawed when another leads",
-        _frozen, kind=Kind.REPORTED, makes=_EVERYBODY,
+        _frozen, kind=Kind.REPORTED, competitors=EVERYBODY,
     ),
 )  # fmt: skip

@@ -1,14 +1,10 @@
-"""What befalls the servers of the control plane, and with them everybody at once.
-
-All contestants of a row share one fault. So each cell comes to the same orders in one sequence,
-whatever has become of it meanwhile, and the slowest of them says how long an outage lasts.
-"""
+"""What befalls the servers of the control plane, and with them everybody at once."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.matrix.model import AWAIT_ELECTION, CLIENT_GO, ETCDCTL, OURS, After, Fault
+from tests.matrix.model import EVERYBODY, After, Fault
 from tests.support.witness import now_ns
 
 if TYPE_CHECKING:
@@ -17,7 +13,6 @@ if TYPE_CHECKING:
     from tests.matrix.scenario import Scenario
 
 GROUP: Final = "control plane"
-_EVERYBODY: Final = (OURS, AWAIT_ELECTION, CLIENT_GO, ETCDCTL)
 
 #: Longer than any lease: whoever keeps to its lease has stopped by then.
 _LONG_LEASES: Final = 1.5
@@ -31,8 +26,7 @@ def _outage(down: str, up: str) -> Callable[[Scenario], None]:
     """Take a server away until every lease is over, and give it back."""
 
     def play(scenario: Scenario) -> None:
-        scenario.leader(child=("--ignore", "TERM"))
-        scenario.standby()
+        scenario.pair(child=("--ignore", "TERM"))
         down_ns = scenario.server(down)
         scenario.elapse(_LONG_LEASES)
         up_ns = scenario.server(up)
@@ -50,8 +44,7 @@ def _outage(down: str, up: str) -> Callable[[Scenario], None]:
 
 
 def _short_outage(scenario: Scenario) -> None:
-    scenario.leader()
-    scenario.standby()
+    scenario.pair()
     down_ns = scenario.server("pause kube-apiserver")
     scenario.elapse(_SHORT_S / scenario.timing.lease_s)
     up_ns = scenario.server("resume kube-apiserver")
@@ -62,8 +55,7 @@ def _short_outage(scenario: Scenario) -> None:
 
 
 def _restart(scenario: Scenario) -> None:
-    scenario.leader()
-    scenario.standby()
+    scenario.pair()
     down_ns = scenario.server("stop kube-apiserver")
     scenario.server("start kube-apiserver")
     scenario.mended()
@@ -77,29 +69,29 @@ FAULTS: Final = (
     Fault(
         "API server killed", GROUP, "kube-apiserver is killed and started again leases later",
         _outage("stop kube-apiserver", "start kube-apiserver"),
-        after=After.ANYTHING, alone=True, together=True,
+        after=After.ANYTHING, own_plane=True,
     ),
     Fault(
         "API server stopped", GROUP, "kube-apiserver is paused and resumed leases later",
         _outage("pause kube-apiserver", "resume kube-apiserver"),
-        after=After.ANYTHING, alone=True, together=True,
+        after=After.ANYTHING, own_plane=True,
     ),
     Fault(
         "API server stopped shortly", GROUP, "kube-apiserver is paused for less than a deadline",
-        _short_outage, after=After.KEPT, alone=True, together=True,
+        _short_outage, after=After.KEPT, own_plane=True,
     ),
     Fault(
         "API server restarted", GROUP, "kube-apiserver is killed and started again at once",
-        _restart, after=After.ANYTHING, alone=True, together=True,
+        _restart, after=After.ANYTHING, own_plane=True,
     ),
     Fault(
         "etcd killed", GROUP, "etcd is killed and started again leases later",
         _outage("stop etcd", "start etcd"),
-        after=After.ANYTHING, makes=_EVERYBODY, alone=True, together=True,
+        after=After.ANYTHING, competitors=EVERYBODY, own_plane=True,
     ),
     Fault(
         "etcd stopped", GROUP, "etcd is paused and resumed leases later",
         _outage("pause etcd", "resume etcd"),
-        after=After.ANYTHING, makes=_EVERYBODY, alone=True, together=True,
+        after=After.ANYTHING, competitors=EVERYBODY, own_plane=True,
     ),
 )  # fmt: skip

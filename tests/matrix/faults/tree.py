@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.matrix.model import AWAIT_ELECTION, CLIENT_GO, ETCDCTL, OURS, Fault
+from tests.matrix.model import EVERYBODY, Fault
 from tests.matrix.scenario import BLACK_HOLED
 from tests.support.candidate import as_user, child_command, is_gone, state_of
+from tests.support.competitors import AWAIT_ELECTION, OURS
 from tests.support.setuid import SetuidRoot
 from tests.support.slowfs import SlowExecutable, script_of
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from tests.matrix.scenario import Scenario
 
 GROUP: Final = "tree"
-_EVERYBODY: Final = (OURS, AWAIT_ELECTION, CLIENT_GO, ETCDCTL)
 
 _NOBODY: Final = 65534
 _CHAINS: Final = 20
@@ -41,8 +41,7 @@ def _cut_off(scenario: Scenario) -> None:
 
 def _child_cut_off(*child: str) -> Callable[[Scenario], None]:
     def play(scenario: Scenario) -> None:
-        scenario.leader(child=child)
-        scenario.standby()
+        scenario.pair(child=child)
         _cut_off(scenario)
 
     return play
@@ -50,8 +49,7 @@ def _child_cut_off(*child: str) -> Callable[[Scenario], None]:
 
 def _fork_chains(scenario: Scenario) -> None:
     chains = ("--chains", str(_CHAINS), "--chain-every", str(_CHAIN_EVERY))
-    scenario.leader(child=(*chains, "--ignore", "ALL"))
-    scenario.standby()
+    scenario.pair(child=(*chains, "--ignore", "ALL"))
 
     def links() -> int:
         scenario.witness.sync()
@@ -63,8 +61,7 @@ def _fork_chains(scenario: Scenario) -> None:
 
 
 def _main_thread_gone(scenario: Scenario) -> None:
-    scenario.leader(child=("--leader-exits", "--ignore", "ALL"))
-    scenario.standby()
+    scenario.pair(child=("--leader-exits", "--ignore", "ALL"))
     main = scenario.child_of(scenario.tree)
     scenario.prove("the main thread has ended", lambda: state_of(main) == "Z")
     scenario.prove("another thread goes on", lambda: scenario.witness.running() == [scenario.tree])
@@ -72,8 +69,7 @@ def _main_thread_gone(scenario: Scenario) -> None:
 
 
 def _daemons_left(scenario: Scenario) -> None:
-    leader = scenario.leader(child=("--spawn", "daemon*3"))
-    scenario.standby()
+    leader = scenario.pair(child=("--spawn", "daemon*3"))
     scenario.kill(scenario.child_of(scenario.tree), "the child", signal.SIGKILL)
     scenario.successor(leases=3)
     if scenario.ours:
@@ -81,15 +77,13 @@ def _daemons_left(scenario: Scenario) -> None:
 
 
 def _other_user(scenario: Scenario) -> None:
-    scenario.leader(child=("--uid", str(_NOBODY), "--ignore", "TERM"))
-    scenario.standby()
+    scenario.pair(child=("--uid", str(_NOBODY), "--ignore", "TERM"))
     _prove_users(scenario, {_NOBODY})
     _cut_off(scenario)
 
 
 def _other_user_and_wrapper_killed(scenario: Scenario) -> None:
-    leader = scenario.leader(child=("--uid", str(_NOBODY), "--ignore", "TERM"))
-    scenario.standby()
+    leader = scenario.pair(child=("--uid", str(_NOBODY), "--ignore", "TERM"))
     _prove_users(scenario, {_NOBODY})
     scenario.kill(scenario.wrapper_of(leader), "the wrapper")
     scenario.successor()
@@ -140,7 +134,7 @@ def _cut_off_in_exec(scenario: Scenario, name: str) -> None:
     A Go program may hang with its child: fork keeps one of the runtime's processors until exec is
     done, and what must stop all of them, as the collector of garbage does, waits for that one.
     """
-    if scenario.make == OURS:
+    if scenario.competitor == OURS:
         scenario.black_hole(name)
         return
     proxy = scenario.proxy(name)
@@ -202,7 +196,7 @@ FAULTS: Final = (
     ),
     Fault(
         "daemons left behind", GROUP, "the child is killed, and daemons that it started are left",
-        _daemons_left, makes=_EVERYBODY, gap_leases=0.75,
+        _daemons_left, competitors=EVERYBODY, gap_leases=0.75,
     ),
     Fault(
         "main thread gone", GROUP,
@@ -217,22 +211,22 @@ FAULTS: Final = (
     Fault(
         "wrapper of another user's child killed", GROUP,
         "the same child, when the process that wraps it is killed",
-        _other_user_and_wrapper_killed, makes=_EVERYBODY, gap_leases=0.75,
+        _other_user_and_wrapper_killed, competitors=EVERYBODY, gap_leases=0.75,
     ),
     Fault(
         "setuid child", GROUP,
         "a guardian that is not root starts a program that is setuid root, and is cut off",
-        _setuid, makes=(OURS,),
+        _setuid, competitors=(OURS,),
     ),
     Fault(
         "exec hangs", GROUP,
         "the next child's executable is on a filesystem that hangs, its leader is cut off, and the"
         " filesystem goes on when another leads",
-        _exec_hangs(killable=True), makes=(OURS, AWAIT_ELECTION),
+        _exec_hangs(killable=True), competitors=(OURS, AWAIT_ELECTION),
     ),
     Fault(
         "exec hangs, cannot be killed", GROUP,
         "the same, and what hangs is in uninterruptible sleep",
-        _exec_hangs(killable=False), makes=(OURS, AWAIT_ELECTION),
+        _exec_hangs(killable=False), competitors=(OURS, AWAIT_ELECTION),
     ),
 )  # fmt: skip

@@ -12,9 +12,10 @@ import os
 import signal
 from typing import TYPE_CHECKING, Final
 
-from tests.matrix.model import CLIENT_GO, OURS, After, Fault
+from tests.matrix.model import WITH_CLIENT_GO, After, Fault
 from tests.matrix.scenario import Invalid
 from tests.support.candidate import child_command, in_pid_namespace, kill
+from tests.support.competitors import CLIENT_GO, OURS, slot_of
 from tests.support.controlplane import lease_path
 from tests.support.proxy import Match
 from tests.support.slowfs import SlowExecutable, script_of
@@ -81,8 +82,7 @@ def _elapse_s(scenario: Scenario, seconds: float) -> None:
 
 
 def _one_renewal_late(scenario: Scenario) -> None:
-    scenario.leader()
-    scenario.standby()
+    scenario.pair()
     _hold_one(scenario)
     _elapse_s(scenario, _MINUTE_S)
     late = _let_go(scenario)
@@ -91,8 +91,7 @@ def _one_renewal_late(scenario: Scenario) -> None:
 
 
 def _all_renewals_late(scenario: Scenario) -> None:
-    scenario.leader(child=_STUBBORN)
-    scenario.standby()
+    scenario.pair(child=_STUBBORN)
     scenario.network("a", lambda proxy: proxy.hold(_WRITES), "held")
     scenario.ends()
     heir = scenario.successor()
@@ -105,8 +104,7 @@ def _all_renewals_late(scenario: Scenario) -> None:
 
 
 def _replies_lost(scenario: Scenario) -> None:
-    scenario.leader(child=_STUBBORN)
-    scenario.standby()
+    scenario.pair(child=_STUBBORN)
     scenario.network("a", lambda proxy: proxy.lose_reply(_WRITES), "replies_lost")
     began = len(scenario.writes("a"))
     scenario.prove("the lease is renewed all the same", lambda: len(scenario.writes("a")) > began)
@@ -117,15 +115,13 @@ def _replies_lost(scenario: Scenario) -> None:
 
 
 def _reply_lost_silently(scenario: Scenario) -> None:
-    scenario.leader()
-    scenario.standby()
+    scenario.pair()
     scenario.network("a", lambda p: p.lose_reply(_ONE_WRITE, silently=True), "replies_lost")
     scenario.ends_unless_renewed()
 
 
 def _acquisition_reply_lost(scenario: Scenario) -> None:
-    leader = scenario.leader()
-    scenario.standby()
+    leader = scenario.pair()
     proxy = scenario.proxy("b")
     proxy.lose_reply(_WRITES)
     scenario.deliver(scenario.wrapper_of(leader), "the leader")
@@ -143,8 +139,7 @@ def _acquisition_reply_lost(scenario: Scenario) -> None:
 
 def _acquisition_late(scenario: Scenario) -> None:
     """Keep a standby's acquisition back until another has led for a while."""
-    leader = scenario.leader()
-    scenario.standby()
+    leader = scenario.pair()
     proxy = scenario.proxy("b")
     proxy.hold(_WRITES)
     scenario.deliver(scenario.wrapper_of(leader), "the leader")
@@ -174,7 +169,7 @@ def _two_renewals_in_a_second(scenario: Scenario) -> None:
     scenario.candidates.proxied("a")
     leader = scenario.candidates.start_in_cluster("a", "--stop-signal=WINCH")
     (scenario.first,) = scenario.witness.wait_running(1, "a", timeout_s=60)
-    scenario.standby(make=CLIENT_GO)
+    scenario.standby(competitor=CLIENT_GO)
     apart_ns, version = 0, ""
     for _ in range(_TRIES):
         version = scenario.candidates.lease["metadata"]["resourceVersion"]
@@ -227,8 +222,7 @@ def _renew_times(scenario: Scenario, version: str) -> list[str]:
 
 
 def _late_after_deletion(scenario: Scenario, *, at_once: bool) -> None:
-    scenario.leader()
-    scenario.standby()
+    scenario.pair()
     uid = scenario.candidates.lease["metadata"]["uid"]
     _hold_one(scenario)
     scenario.candidates.delete()
@@ -249,8 +243,7 @@ def _uid(scenario: Scenario) -> str:
 
 
 def _late_after_release(scenario: Scenario) -> None:
-    leader = scenario.leader()
-    scenario.standby()
+    leader = scenario.pair()
     _hold_one(scenario)
     scenario.deliver(scenario.wrapper_of(leader), "the leader")
     code = scenario.exit_code(leader)
@@ -262,12 +255,7 @@ def _late_after_release(scenario: Scenario) -> None:
 
 
 def _late_release_over_next_life(scenario: Scenario) -> None:
-    slot = {
-        "POD_NAME": "server-0",
-        "POD_NAMESPACE": scenario.candidates.namespace,
-        "POD_UID": "5b7e7d1c-2a66-4f0e-9d53-0f4f6e0c7a11",
-        "CONTAINER_NAME": "server",
-    }
+    slot = slot_of(scenario.candidates.namespace)
     leader = scenario.leader(wrapper=in_pid_namespace(), env=slot)
     proxy = scenario.proxy("a")
     proxy.hold(_WRITES)
@@ -296,16 +284,15 @@ def _late_release_over_next_life(scenario: Scenario) -> None:
 
 def _elector_stopped_before_grant(scenario: Scenario, stopped_s: float) -> None:
     """Stop the elector when the server has renewed, and let it hear of it so much later."""
-    leader = scenario.leader(child=_STUBBORN)
-    scenario.standby()
+    leader = scenario.pair(child=_STUBBORN)
     proxy = scenario.proxy("a")
     # Not one that a standby's nomination made fail: it renews nothing.
     delay = Match(method="PUT", path="/leases/", upstream_status=_OK, nth=1)
-    scenario.network("a", lambda p: p.delay(_FOR_GOOD_S, on="reply", match=delay), "delayed")
+    scenario.network("a", lambda p: p.delay(_FOR_GOOD_S, match=delay), "delayed")
     elector = leader.elector
     scenario.stop(elector, "the elector")
     number = max(r.number for r in proxy.requests(_WRITES) if r.upstream_status == _OK)
-    proxy.delay(0, on="reply", match=delay)
+    proxy.delay(0, match=delay)
     scenario.prove(
         "the reply has reached the elector's socket",
         lambda: any(r.number == number and r.replied_ns for r in proxy.requests(_WRITES)),
@@ -329,8 +316,7 @@ def _stopped_for_a_moment(scenario: Scenario) -> None:
 
 
 def _elector_killed_in_mid_put(scenario: Scenario) -> None:
-    leader = scenario.leader()
-    scenario.standby()
+    leader = scenario.pair()
     spec = scenario.candidates.spec
     _hold_one(scenario)
     scenario.kill(leader.elector, "the elector")
@@ -351,8 +337,7 @@ def _renewed_after_loss(scenario: Scenario) -> None:
     """Mend the leader's network as soon as its child has been asked to stop."""
     lease_s = scenario.timing.lease_s
     # An early stop signal leaves time for a renewal before the kill.
-    scenario.leader(f"--renew-deadline={0.4 * lease_s:g}s", child=("--drain", str(lease_s)))
-    scenario.standby()
+    scenario.pair(f"--renew-deadline={0.4 * lease_s:g}s", child=("--drain", str(lease_s)))
     scenario.black_hole("a")
     asked = scenario.prove("the child is asked to stop", lambda: _asked_ns(scenario, "a"))
     scenario.proxy("a").pass_through()
@@ -373,8 +358,7 @@ def _asked_ns(scenario: Scenario, name: str) -> int:
 
 def _renewed_while_draining(scenario: Scenario) -> None:
     drain_s = 1.5 * scenario.timing.lease_s
-    leader = scenario.leader(f"--stop-timeout={2 * drain_s:g}s", child=("--drain", str(drain_s)))
-    scenario.standby()
+    leader = scenario.pair(f"--stop-timeout={2 * drain_s:g}s", child=("--drain", str(drain_s)))
     scenario.deliver(leader.guardian, "the guardian")
     asked = scenario.prove("the child is asked to stop", lambda: _asked_ns(scenario, "a"))
     scenario.ends()
@@ -479,8 +463,6 @@ def _asked_while_executing(*, killable: bool) -> Callable[[Scenario], None]:
     return play
 
 
-_PEERS: Final = (OURS, CLIENT_GO)
-
 FAULTS: Final = (
     Fault(
         "a renewal a minute late", GROUP, "one renewal is kept back for a minute, then lands",
@@ -504,95 +486,95 @@ FAULTS: Final = (
     Fault(
         "acquisition applied, reply lost", GROUP,
         "a standby's acquisition is applied and its reply is lost",
-        _acquisition_reply_lost, makes=_PEERS,
+        _acquisition_reply_lost, competitors=WITH_CLIENT_GO,
     ),
     Fault(
         "acquisition late", GROUP,
         "a standby's acquisition is kept back and lands when another leads",
-        _acquisition_late, makes=_PEERS,
+        _acquisition_late, competitors=WITH_CLIENT_GO,
     ),
     Fault(
         "two renewals in a second", GROUP,
-        "the leader renews twice within a second, then falls into a black hole beside a client-go"
-        " rival, which compares whole seconds",
-        _two_renewals_in_a_second, makes=(OURS,),
+        "the leader renews twice within a second, then falls into a black hole beside"
+        " client-go, which compares whole seconds",
+        _two_renewals_in_a_second, competitors=(OURS,),
     ),
     Fault(
         "renewal lands after deletion", GROUP,
         "a renewal is in flight while the Lease is deleted by hand",
         lambda scenario: _late_after_deletion(scenario, at_once=True),
-        after=After.ANYTHING, makes=_PEERS,
+        after=After.ANYTHING, competitors=WITH_CLIENT_GO,
     ),
     Fault(
         "renewal lands long after deletion", GROUP,
         "a renewal lands when the Lease is deleted and the child is dead",
         lambda scenario: _late_after_deletion(scenario, at_once=False),
-        after=After.ANYTHING, makes=_PEERS, quick=True,
+        after=After.ANYTHING, competitors=WITH_CLIENT_GO, quick=True,
     ),
     Fault(
         "renewal lands after release", GROUP,
         "a renewal is in flight at SIGTERM, and lands when the lock is given back",
-        _late_after_release, makes=_PEERS,
+        _late_after_release, competitors=WITH_CLIENT_GO,
     ),
     Fault(
         "release lands in the next life", GROUP,
         "a container is killed with its release in flight, which lands when the container has been"
         " restarted in its slot and leads again",
-        _late_release_over_next_life, makes=(OURS,),
+        _late_release_over_next_life, competitors=(OURS,),
     ),
     Fault(
         "elector stopped before its grant", GROUP,
         "the elector sleeps between the server's answer and the grant, not long enough to be"
         " taken for dead",
-        _stopped_for_a_moment, after=After.ANYTHING, makes=(OURS,),
+        _stopped_for_a_moment, after=After.ANYTHING, competitors=(OURS,),
     ),
     *(
         Fault(
             f"elector stopped before its grant for {seconds} s", GROUP,
             f"the elector sleeps for {seconds} s between the server's answer and the grant",
-            _stopped_for(seconds), after=After.ANYTHING, makes=(OURS,),
+            _stopped_for(seconds), after=After.ANYTHING, competitors=(OURS,),
         )
         for seconds in (12, 60)
     ),
     Fault(
         "elector killed in mid-PUT", GROUP,
         "the elector is killed with a renewal in flight, which lands",
-        _elector_killed_in_mid_put, after=After.KEPT, makes=(OURS,), quick=True,
+        _elector_killed_in_mid_put, after=After.KEPT, competitors=(OURS,), quick=True,
     ),
     Fault(
         "renewal after the stop signal", GROUP,
         "the network comes back when the child has been asked to stop for the want of renewals",
-        _renewed_after_loss, makes=(OURS,),
+        _renewed_after_loss, competitors=(OURS,),
     ),
     Fault(
         "renewals while draining", GROUP,
         "after SIGTERM the child drains for one and a half leases, and the lease is renewed",
-        _renewed_while_draining, makes=(OURS,),
+        _renewed_while_draining, competitors=(OURS,),
     ),
     Fault(
         "SIGTERM while acquiring", GROUP, "a standby is asked to stop, its acquisition in flight",
-        _asked_while_acquiring, makes=(OURS,), gap_leases=_WITH_A_START,
+        _asked_while_acquiring, competitors=(OURS,), gap_leases=_WITH_A_START,
     ),
     Fault(
         "SIGTERM while creating", GROUP,
         "a candidate is asked to stop with the creation of the Lease in flight",
-        _asked_while_creating, makes=(OURS,), gap_leases=_WITH_A_START,
+        _asked_while_creating, competitors=(OURS,), gap_leases=_WITH_A_START,
     ),
     Fault(
         "SIGTERM when granted", GROUP, "SIGTERM comes with the grant",
-        _asked_when_granted, makes=(OURS,), gap_leases=_WITH_A_START, quick=True,
+        _asked_when_granted, competitors=(OURS,), gap_leases=_WITH_A_START, quick=True,
     ),
     Fault(
         "SIGTERM before the fork", GROUP, "SIGTERM comes when the keeper has its order to start",
-        _asked_when_told_to_go, makes=(OURS,), gap_leases=_WITH_A_START,
+        _asked_when_told_to_go, competitors=(OURS,), gap_leases=_WITH_A_START,
     ),
     Fault(
         "SIGTERM in execve", GROUP, "SIGTERM comes while the executable's filesystem hangs",
-        _asked_while_executing(killable=True), makes=(OURS,), gap_leases=_WITH_A_START,
+        _asked_while_executing(killable=True), competitors=(OURS,), gap_leases=_WITH_A_START,
     ),
     Fault(
         "SIGTERM in execve, state D", GROUP,
         "the same, and for a lease not even SIGKILL ends what hangs",
-        _asked_while_executing(killable=False), makes=(OURS,), gap_leases=_WITH_A_START,
+        _asked_while_executing(killable=False), competitors=(OURS,), gap_leases=_WITH_A_START,
     ),
 )  # fmt: skip

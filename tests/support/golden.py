@@ -1,0 +1,67 @@
+"""Golden files: what is given, and exactly what is answered, as text that a person can read.
+
+A file of `tests/unit/golden` has cases: a line that says what is given, and below it, indented, the
+answer. `[in a pod]` begins a section, which is the place of its cases; `#` begins a comment.
+`LEADEREXEC_REWRITE=1 make unit ARGS='-k golden'` writes the present answers into the files; the
+difference is what to review.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_DIRECTORY: Final = Path(__file__).parents[1] / "unit" / "golden"
+_INDENT: Final = "    "
+
+
+def cases(name: str) -> Iterator[tuple[str, str]]:
+    """Return the place of each case of a file and what is given."""
+    place = ""
+    for line in _path(name).read_text().splitlines():
+        if line.startswith("["):
+            place = line.strip("[]")
+        elif line and not line.startswith(("#", _INDENT)):
+            yield place, line
+
+
+def check(name: str, answer: Callable[[str, str], str]) -> None:
+    """Fail unless each case of a file is answered as the file says."""
+    each_case = cases(name)
+    after = []
+    for line in _path(name).read_text().splitlines():
+        if line.startswith(_INDENT):
+            continue
+        after.append(line)
+        if line and not line.startswith(("#", "[")):
+            after += [f"{_INDENT}{said}" for said in answer(*next(each_case)).splitlines()]
+    check_text(name, "\n".join(after))
+
+
+def check_text(name: str, text: str) -> None:
+    """Fail unless a file is this text."""
+    if os.environ.get("LEADEREXEC_REWRITE"):
+        _path(name).write_text(text + "\n")
+    before = _path(name).read_text().splitlines()
+    changes = "\n".join(difflib.unified_diff(before, text.splitlines(), lineterm="", n=1))
+    assert not changes, f"{name}.txt differs (see {__name__} for how to rewrite it):\n{changes}"
+
+
+def words(line: str) -> list[str]:
+    r"""Split what is given as a shell would; `\n` is a line's end, `{254*n}` so many letters."""
+    return [
+        re.sub(r"\{(\d+)\*(.+?)\}", lambda many: int(many[1]) * many[2], word)
+        for quoted in shlex.split(line)
+        for word in [quoted.encode("latin-1", "backslashreplace").decode("unicode_escape")]
+    ]
+
+
+def _path(name: str) -> Path:
+    return _DIRECTORY / f"{name}.txt"
