@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 #: How much of each candidate's log a failed test shows.
 _LOG_TAIL = 3000
+_FAILED = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,10 +74,11 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[Non
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_teardown() -> Generator[None, None, None]:
-    """Fail a test that leaves a thread, a child or a descriptor behind."""
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """Fail a test that leaves a thread, a child or a descriptor behind, unless it failed before."""
     result = yield
-    _leftovers.judge()
+    if not item.stash.get(_FAILED, False):
+        _leftovers.judge()
     return result
 
 
@@ -87,6 +89,7 @@ def pytest_runtest_makereport(
     """Let a failed test show what its candidates said: where CI runs, nobody looks into a log."""
     report = yield
     if report.failed:
+        item.stash[_FAILED] = True
         for fixture in getattr(item, "funcargs", {}).values():
             if isinstance(fixture, Candidates):
                 for name, candidate in fixture.by_name.items():
