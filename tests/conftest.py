@@ -21,7 +21,7 @@ environment.reset_process()
 pytest.register_assert_rewrite("tests.support.lock_contract", "tests.support.fault_suite")
 
 from tests.support.candidates import Candidates  # noqa: E402 - after the registration
-from tests.support.leftovers import Leftovers, running  # noqa: E402
+from tests.support.leftovers import Leftovers  # noqa: E402
 from tests.support.witness import Witness  # noqa: E402
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 #: How much of each candidate's log a failed test shows.
 _LOG_TAIL = 3000
-_FAILED = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,34 +51,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=others)
 
 
-_leftovers = Leftovers()
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_setup() -> Generator[None, None, None]:
-    """Note what there is before the test."""
-    _leftovers.begin()
-    return (yield)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
-    """Let a fixture that serves several tests keep what it makes."""
-    before = running() if fixturedef.scope != "function" else None
-    try:
-        return (yield)
-    finally:
-        if before is not None:
-            _leftovers.keep(before)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
-    """Fail a test that leaves a thread, a child or a descriptor behind, unless it failed before."""
-    result = yield
-    if not item.stash.get(_FAILED, False):
-        _leftovers.judge()
-    return result
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch over what tests leave behind; fixtures of the session are beyond a conftest's hooks."""
+    config.pluginmanager.register(Leftovers())
 
 
 @pytest.hookimpl(wrapper=True)
@@ -89,7 +63,6 @@ def pytest_runtest_makereport(
     """Let a failed test show what its candidates said: where CI runs, nobody looks into a log."""
     report = yield
     if report.failed:
-        item.stash[_FAILED] = True
         for fixture in getattr(item, "funcargs", {}).values():
             if isinstance(fixture, Candidates):
                 for name, candidate in fixture.by_name.items():

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from tests.support.witness import Tree
 
 BOUND_S: Final = 40.0
-#: So many at once: more would only wait for each other.
-_AT_ONCE: Final = 4
 
 every_init = pytest.mark.parametrize("make", MAKES)
 every_program = pytest.mark.parametrize("make", sorted({program_of(make) for make in MAKES}))
@@ -82,8 +80,8 @@ def test_the_childs_end_is_the_inits(candidates: Candidates, make: str) -> None:
         *(["sh", "-c", death, str(number)] for number in _ENDING),
     ]
     codes: list[int] = []
-    for first in range(0, len(children), _AT_ONCE):
-        some = children[first : first + _AT_ONCE]
+    for first in range(0, len(children), 4):  # more at once would only wait for each other
+        some = children[first : first + 4]
         inits = [make_init(candidates, make, child=child).start() for child in some]
         codes += [init.wait() for init in inits]
     assert codes == [*_CODES, *(128 + number for number in _ENDING)]

@@ -184,11 +184,6 @@ def group_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cgroup").read_text().splitlines()[-1]
 
 
-def groups_below(path: Path) -> list[Path]:
-    """Return the groups that are left in one."""
-    return [inner for inner in path.iterdir() if inner.is_dir()]
-
-
 @pytest.fixture
 def delegated() -> Iterator[tuple[list[str], Path]]:
     """A wrapper under which PID 1 owns a writable cgroup v2, as a container may; and its place."""
@@ -199,7 +194,7 @@ def delegated() -> Iterator[tuple[list[str], Path]]:
             *in_pid_namespace(),
         ]  # fmt: skip
         yield wrapper, group.path
-        for left in groups_below(group.path):
+        for left in group.path.glob("*/"):
             left.rmdir()
 
 
@@ -222,7 +217,7 @@ def test_a_tree_has_a_control_group_where_it_can_be_made(
     assert {group_of(pid) for pid in again.pids} == {f"{ours}/leaderexec-tree"}
     leader.terminate()
     assert leader.wait() == 137
-    assert not groups_below(path)
+    assert not [*path.glob("*/")]
 
 
 @root_only

@@ -1,8 +1,7 @@
 """A wall clock that steps, under one candidate: a preloaded library that moves no other clock.
 
 A reading proves both halves of the fault: a process under the library sees the stepped wall clock,
-and its CLOCK_BOOTTIME and CLOCK_MONOTONIC are those of everybody. Must not know: what a candidate
-does with its clocks.
+and its CLOCK_BOOTTIME and CLOCK_MONOTONIC are those of everybody.
 
 Not libfaketime: told to leave CLOCK_MONOTONIC (and with it CLOCK_BOOTTIME) alone, it still rewrites
 the deadline of clock_nanosleep on it, and Python's time.sleep fails or sleeps for years.

@@ -1,7 +1,6 @@
 """Faults of a candidate's own processes that the matrix does not play, on the lock of `candidates`.
 
-They run on the file lock and on a real Lease. Each test proves that its fault took effect (the
-state of the process, its death) and that a child ran before it; the witness alone judges.
+They run on the file lock and on a real Lease; the witness alone judges.
 """
 
 from __future__ import annotations

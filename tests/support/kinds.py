@@ -7,8 +7,6 @@ Every one of its processes holds a connection to the witness. What all of them h
 - CODE: what the main process exits with when it was asked to stop and has done what was begun.
 - STUBBORN: nothing but SIGKILL ends any of its processes.
 - On standard output stands `draining` when it was asked to stop.
-
-Must not know: leaderexec.
 """
 
 from __future__ import annotations

@@ -11,9 +11,14 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import pytest
 
 from tests.support.wait import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 #: What ends by itself, such as the thread of a server that was told to, has this long.
 _PATIENCE_S: Final = 5.0
@@ -42,23 +47,50 @@ def running() -> set[str]:
 
 
 class Leftovers:
-    """Compares what there is after a test with what there was before it."""
+    """A plugin of pytest that fails a test that leaves anything behind, unless it failed before."""
 
     def __init__(self) -> None:
         self._allowed: set[str] = set()
+        self._has_failed = False
 
-    def begin(self) -> None:
-        """Take what there is as given: a test is about to be set up."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self) -> Generator[None, None, None]:
+        """Take what there is before a test as given."""
         self._allowed = running()
+        self._has_failed = False
+        return (yield)
 
-    def keep(self, before: set[str]) -> None:
-        """Allow what came since `before`: a fixture that outlives the test has made it."""
-        self._allowed |= running() - before
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[object]
+    ) -> Generator[None, object, object]:
+        """Let a fixture that serves several tests keep what it makes."""
+        before = running() if fixturedef.scope != "function" else None
+        try:
+            return (yield)
+        finally:
+            if before is not None:
+                self._allowed |= running() - before
 
-    def judge(self) -> None:
-        """Raise AssertionError if the test has left anything, and does not end it soon."""
-        wait_until(
-            lambda: not (running() - self._allowed),
-            timeout_s=_PATIENCE_S,
-            what=lambda: f"the test leaves behind {', '.join(sorted(running() - self._allowed))}",
-        )
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self,
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Note a failure: such a test may not have come to the end where it tidies up."""
+        report = yield
+        self._has_failed |= report.failed
+        return report
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self) -> Generator[None, None, None]:
+        """Wait for the end of what ends by itself, and judge the rest."""
+        result = yield
+        if not self._has_failed:
+            wait_until(
+                lambda: not (running() - self._allowed),
+                timeout_s=_PATIENCE_S,
+                what=lambda: (
+                    f"the test leaves behind {', '.join(sorted(running() - self._allowed))}"
+                ),
+            )
+        return result

@@ -3,7 +3,7 @@
 Run as `python3 -I -S tests/support/seccomp.py OPTION COMMAND...`: from then on prctl(OPTION, ...)
 fails with EPERM for the command and all that it starts; everything else is as before.
 
-Owns the filter. Must not know who is filtered. The program of the filter is as seccomp(2) has it.
+The program of the filter is as seccomp(2) has it.
 """
 
 from __future__ import annotations

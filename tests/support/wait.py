@@ -1,7 +1,5 @@
 """Waiting for a condition, with a bound; the only place in the tests that sleeps.
 
-Owns: the polling loop and the message of a wait that failed.
-Must not know: what is waited for.
 Guards against: a test that sleeps "long enough" and then looks once, which is slow on a fast
 machine and wrong on a slow one.
 """

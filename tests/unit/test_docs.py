@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md")
 
 _TEST_ID = re.compile(r"tests/[a-z_/]+\.py(?:::\w+)+")
 _LINK = re.compile(r"\]\((?!https?://)([^)#]+)")
@@ -157,7 +157,7 @@ def test_every_guarantee_names_its_tests(guarantee: str) -> None:
 def test_links_lead_somewhere(name: str) -> None:
     """Files that a document links to exist."""
     for target in _LINK.findall(read(name)):
-        assert (ROOT / target).exists(), target
+        assert (ROOT / name).parent.joinpath(target).exists(), target
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
