@@ -1,11 +1,9 @@
 """Garbage from the server: the locks raise their own errors, and an election keeps its promises.
 
-The real locks read answers, and elections, standing by and leading, are held on a server that keeps
-the object honestly and answers as it likes: bytes, JSON, true objects with something changed in
-them, statuses, headers, watch events, and no answer at all. The code under test begins where a
-response of the HTTP library is read.
-
-What an election may do with such answers is decided here from what went over the wire alone.
+First the real locks read bytes, JSON, true objects with something changed in them, statuses,
+headers, watch events, and no answer at all; the code under test begins where a response of the HTTP
+library is read. Then elections, standing by and leading, are held on a lock in memory that keeps
+the record honestly and answers with any snapshot or error that a lock may give.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
@@ -26,9 +25,10 @@ from leaderexec import election, elector
 from leaderexec.election import Election, State
 from leaderexec.locks import kubeapi
 from leaderexec.locks.annotation import LEADER, ConfigMapLock, EndpointsLock
-from leaderexec.locks.base import LockError, Unavailable
+from leaderexec.locks.base import Absent, Conflict, Forbidden, LockError, Unavailable
 from leaderexec.locks.kubeobject import SUCCESSOR
 from leaderexec.locks.lease import LeaseLock
+from leaderexec.locks.memory import MemoryLock, MemoryStore
 from leaderexec.model import (
     SECOND_NS,
     SECOND_US,
@@ -41,7 +41,7 @@ from leaderexec.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from leaderexec.locks.kubeobject import KubernetesLock
 
@@ -57,7 +57,6 @@ LOCKS: Final[dict[str, type[KubernetesLock]]] = {
 }
 #: Each is dear; half of what other tests try is enough.
 EXAMPLES: Final = settings().max_examples // 2
-KINDS: Final = st.sampled_from(sorted(LOCKS))
 
 # --- objects, and what may be wrong with them ---
 
@@ -112,28 +111,27 @@ def changed(body: dict[str, Any], changes: list[tuple[tuple[str, str], Any]]) ->
     """Return an object with values in some of its places replaced or gone."""
     body = copy.deepcopy(body)
     for (where, key), value in changes:
-        in_annotation = where == "record" and body.get("kind") != "Lease"
-        place: Any = body
-        if where:
-            place = body.get("metadata" if where != "record" or in_annotation else "spec")
-        if where == "annotations" or in_annotation:
-            place = place.get("annotations") if isinstance(place, dict) else None
-        text = None
-        if in_annotation and isinstance(place, dict):
-            try:
-                text = json.loads(place.get(LEADER) or "{}")
-            except (ValueError, TypeError):
-                continue
-        target = text if in_annotation else place
-        if not isinstance(target, dict):
-            continue
-        if value is _DELETED:
-            target.pop(key, None)
-        else:
-            target[key] = value
-        if in_annotation:
-            place[LEADER] = json.dumps(text)
+        # An earlier change may have left no such place.
+        with suppress(AttributeError, KeyError, TypeError, ValueError):
+            metadata = body["metadata"]
+            if where == "record" and body["kind"] != "Lease":
+                record = json.loads(metadata["annotations"][LEADER])
+                _put(record, key, value)
+                metadata["annotations"][LEADER] = json.dumps(record)
+            elif where == "annotations":
+                _put(metadata["annotations"], key, value)
+            else:
+                _put(
+                    {"": body, "metadata": metadata, "record": body.get("spec")}[where], key, value
+                )
     return body
+
+
+def _put(place: Any, key: str, value: Any) -> None:
+    if value is _DELETED:
+        place.pop(key, None)
+    else:
+        place[key] = value
 
 
 # --- answers ---
@@ -176,31 +174,20 @@ class Response:
     def release_conn(self) -> None:
         pass
 
-    def close(self) -> None:
-        pass
-
-    def shutdown(self) -> None:
-        pass
+    close = shutdown = release_conn
 
 
 class Api(kubeapi.Api):
     """The real way to an API server, up to where a connection would be used."""
 
-    def __init__(self, respond: Any) -> None:
-        self._respond = respond
+    def __init__(self, answer: Answer, chunks: list[bytes]) -> None:
+        self._response = Response(answer, chunks)
 
-    def _request(
-        self, method: str, path: str, *, body: object, connect_s: float, read_s: float
-    ) -> Any:
-        del connect_s, read_s
-        # What cannot be JSON cannot be sent.
-        return self._respond(method, path, None if body is None else json.loads(json.dumps(body)))
+    def _request(self, *_: object, **__: object) -> Any:
+        return self._response
 
     def _reconnect(self, verb: str) -> None:
         raise Unavailable(f"cannot {verb}: no other credentials")
-
-    def close(self) -> None:
-        pass
 
 
 #: A success is as likely as all else together; of the rest, what a write meets most.
@@ -233,10 +220,9 @@ _BYTES: Final = (
     b'{"kind":"Status","message":{},"details":[]}',
     b'{"kind":"Status","details":{"kind":"namespaces"}}',
 )
-#: Answers that do not depend on what is asked.
-_ANSWERS: Final = st.builds(
-    Answer,
-    *[st.sampled_from(each) for each in (_STATUSES, _BYTES, _HEADERS, _ERRORS)],
+_DRAWN: Final = st.tuples(
+    st.builds(Answer, *map(st.sampled_from, (_STATUSES, _BYTES, _HEADERS, _ERRORS))),
+    st.none() | _CHANGES | _CHANGES,
 )
 
 
@@ -249,9 +235,6 @@ def _answered(kind: str, drawn: tuple[Answer, list[tuple[tuple[str, str], Any]] 
     if changes is None:
         return answer
     return replace(answer, body=changed(object_of(kind, THEIRS), changes))
-
-
-_DRAWN: Final = st.tuples(_ANSWERS, st.none() | _CHANGES | _CHANGES)
 
 
 def _lines(answers: list[Answer]) -> list[bytes]:
@@ -300,43 +283,34 @@ def _check_read(snapshot: Snapshot | None, kind: str) -> str:
 
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    KINDS,
+    st.sampled_from(sorted(LOCKS)),
     st.sampled_from(["read", "create", "update", "name", "watch", "watch"]),
     _DRAWN,
     st.lists(_DRAWN, max_size=3),
 )
 def _ask(seen: Counter[str], kind: str, verb: str, first: Any, others: list[Any]) -> None:
-    answer = _answered(kind, first)
-    lines = [_answered(kind, each) for each in others]
-    api = Api(lambda *_: Response(answer, _lines(lines)))
-    lock = LOCKS[kind](api, "ns", "x")
-    honest = LOCKS[kind](
-        Api(lambda *_: Response(Answer(200, object_of(kind, THEIRS)), [])), "ns", "x"
-    )
-    known = honest.read(1)
+    lines = _lines([_answered(kind, each) for each in others])
+    lock = LOCKS[kind](Api(_answered(kind, first), lines), "ns", "x")
+    honest = Api(Answer(200, object_of(kind, THEIRS)), [])
+    known = LOCKS[kind](honest, "ns", "x").read(1)
     assert known is not None
     ours = Record(OURS, 5, START.wall_us, START.wall_us, 4)
+    calls: dict[str, Callable[[], list[Snapshot | None]]] = {
+        "read": lambda: [lock.read(1)],
+        "create": lambda: [lock.create(ours, 1)],
+        "update": lambda: [lock.update(ours, known, 1)],
+        "name": lambda: [lock.name_successor(OURS, known, 1)],
+        "watch": lambda: list(lock.watch(known)),
+    }
     try:
-        match verb:
-            case "read":
-                found = [lock.read(1)]
-            case "create":
-                found = [lock.create(ours, 1)]
-            case "update":
-                found = [lock.update(ours, known, 1)]
-            case "name":
-                found = [lock.name_successor(OURS, known, 1)]
-            case _:
-                found = list(lock.watch(known))
+        found = calls[verb]()
     except LockError as error:
         failure = elector._failure(error)
         seen[type(error).__name__] += 1
+        assert failure.message.startswith("cannot ")
+        assert failure.retry_after_ns is None or 0 <= failure.retry_after_ns <= 3600 * SECOND_NS
     else:
-        for snapshot in found:
-            seen[_check_read(snapshot, kind)] += 1
-        return
-    assert failure.message.startswith("cannot ")
-    assert failure.retry_after_ns is None or 0 <= failure.retry_after_ns <= 3600 * SECOND_NS
+        seen.update(_check_read(snapshot, kind) for snapshot in found)
 
 
 def test_whatever_a_server_answers_is_read_or_is_an_error_of_ours() -> None:
@@ -352,109 +326,103 @@ def test_whatever_a_server_answers_is_read_or_is_an_error_of_ours() -> None:
 
 # --- what an election makes of it ---
 
+_TIMES_US: Final = (None, 0, START.wall_us - 1, START.wall_us, START.wall_us + 10**6, 10**15)
+_RECORDS: Final[dict[str, st.SearchStrategy[Any]]] = {
+    "holder": st.sampled_from(["", OURS, "other"]),
+    "lease_duration_s": st.sampled_from([0, 1, 4, 5, 60, 2**31 - 1]),
+    "acquire_time_us": st.sampled_from(_TIMES_US),
+    "renew_time_us": st.sampled_from(_TIMES_US),
+    "transitions": st.sampled_from([0, 1, 3, 2**31 - 1]),
+}
+_SNAPSHOTS: Final[dict[str, st.SearchStrategy[Any]]] = {
+    "uid": st.sampled_from(["", "object-1", "object-2"]),
+    "version": st.sampled_from(["-1", *map(str, range(10)), "9" * 4000]),
+    "successor": st.sampled_from([None, "", OURS, "other"]),
+}
+_FAILURES: Final = (
+    *(Conflict("cannot"), Absent("cannot"), Forbidden("cannot"), Unavailable("cannot")),
+    *(Unavailable("cannot", retry_after_s=wish_s) for wish_s in (0, 2, 3600)),
+)
+
 
 @dataclass(frozen=True)
 class Twist:
-    """What befalls one request, or one watch, besides what an honest server does."""
+    """What befalls one call, or one watch, besides what an honest lock does."""
 
     how: str
-    changes: list[tuple[tuple[str, str], Any]]
-    answer: Answer
+    record: dict[str, Any]
+    snapshot: dict[str, Any]
+    failure: LockError
     latency_ns: int
+
+    def on(self, seen: Snapshot | None) -> Snapshot:
+        """Return another snapshot, made of one that is true."""
+        seen = seen or Snapshot(Record("other", 5), "object-1", "1", "")
+        return replace(seen, **self.snapshot, record=replace(seen.record, **self.record))
 
 
 _TWISTS: Final = st.builds(
     Twist,
     st.sampled_from(
-        [
-            *("honest", "honest", "altered", "altered", "invented", "foreign", "foreign"),
-            *("answer", "unapplied", "error", "deleted", "asked to stop"),
-        ]
+        ["honest", "altered", "foreign", "failed"] * 2
+        + ["invented", "reply lost", "deleted", "asked to stop"]
     ),
-    _CHANGES,
-    _ANSWERS,
+    st.fixed_dictionaries({}, optional=_RECORDS),
+    st.fixed_dictionaries({}, optional=_SNAPSHOTS),
+    st.sampled_from(_FAILURES),
     st.sampled_from([0, 0, SECOND_NS // 4, SECOND_NS, 3 * SECOND_NS]),
 )
-_HONEST: Final = Twist("honest", [], Answer(), 0)
+_HONEST: Final = Twist("honest", {}, {}, _FAILURES[0], 0)
 
 
-class Server:
-    """One object, kept as a Kubernetes API server does, and answers as the script has them."""
+class TwistedLock:
+    """The record of one election, kept as a lock keeps it, and answers as a script has them."""
 
-    def __init__(self, kind: str, body: dict[str, Any] | None) -> None:
-        self.kind = kind
-        self.body = body
+    def __init__(self) -> None:
+        self._store = MemoryStore()
+        self.script: deque[Twist] = deque()
         self.twist = _HONEST
-        self._version = 7
-        self._objects = 1
 
-    def respond(self, method: str, path: str, sent: dict[str, Any] | None) -> Response:
-        """Answer one request, by what is to befall it."""
-        if "watch=true" in path:
-            return self._watch()
-        twist = self.twist
-        match twist.how:
-            case "foreign":
-                self._write(changed(self.body or object_of(self.kind, THEIRS), twist.changes))
-            case "deleted":
-                self.body = None
-            case "invented":
-                body = changed(self.body or object_of(self.kind, THEIRS), twist.changes)
-                return Response(Answer(200, body), [])
-            case "unapplied":
-                return Response(twist.answer, [])
-            case _:
-                pass
-        answer = self._apply(method, sent)
-        if twist.how == "altered":
-            answer = replace(answer, body=changed(answer.body, twist.changes))
-        elif twist.how == "answer":
-            answer = twist.answer
-        elif twist.how == "error":
-            answer = replace(answer, error=TimeoutError("timed out"))
-        return Response(answer, [])
+    def _next(self) -> Snapshot | None:
+        """Take the next twist, let others do what it says, and return what is there then."""
+        self.twist = self.script.popleft() if self.script else _HONEST
+        found, how = self._store.read(), self.twist.how
+        if how == "deleted" or (how == "foreign" and "uid" in self.twist.snapshot):
+            self._store.delete()
+        if how == "foreign":
+            self.write_foreign(self.twist.on(found).record)
+        return self._store.read()
 
-    def _watch(self) -> Response:
-        twist = self.twist
-        body = self.body or object_of(self.kind, THEIRS)
-        events: list[Answer] = [Answer(200, body)] if self.body else []
-        if twist.how in {"altered", "invented", "foreign"}:
-            events.append(Answer(200 + len(twist.changes), changed(body, twist.changes)))
-        elif twist.how == "deleted":
-            events.append(Answer(200, body))
-        elif twist.how in {"answer", "unapplied"}:
-            events.append(replace(twist.answer, status=200))
-        status = twist.answer.status if twist.how == "error" else 200
-        return Response(replace(twist.answer, status=status), _lines(events))
-
-    def _apply(self, method: str, sent: dict[str, Any] | None) -> Answer:
-        found = self.body
-        if method == "POST":
-            if found is not None:
-                return Answer(409, {"message": "exists"})
-            assert sent is not None
-            self._objects += 1
-            sent["metadata"]["uid"] = f"u-{self._objects}"
-            return Answer(201, self._write(sent))
+    def write_foreign(self, record: Record) -> None:
+        """Be another candidate, or a person, who puts a record there."""
+        found = self._store.read()
         if found is None:
-            return Answer(404, {"message": "not found"})
-        if method == "GET":
-            return Answer(200, copy.deepcopy(found))
-        assert sent is not None
-        keys = ("uid", "resourceVersion")
-        if any(sent["metadata"][key] != found["metadata"][key] for key in keys):
-            return Answer(409, {"message": "changed"})
-        return Answer(200, copy.deepcopy(found) if sent == found else self._write(sent))
+            self._store.create(record)
+        else:
+            self._store.update(record, found)
 
-    def _write(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Store a version, which a server numbers itself; other writers cannot break that."""
-        self._version += 1
-        metadata = body.get("metadata")
-        kept = metadata if isinstance(metadata, dict) else {}
-        uid = kept["uid"] if isinstance(kept.get("uid"), str) else f"u-{self._objects}"
-        numbered = {**kept, "uid": uid, "resourceVersion": str(self._version)}
-        self.body = {**body, "kind": self.kind, "metadata": numbered}
-        return copy.deepcopy(self.body)
+    def call(self, call: Callable[[MemoryLock, float], Snapshot | None]) -> Snapshot | None:
+        """Answer one call, by what is to befall it."""
+        found, twist = self._next(), self.twist
+        if twist.how == "failed":
+            raise twist.failure
+        if twist.how == "invented":
+            return twist.on(found)
+        answer = call(MemoryLock(self._store), 1.0)
+        if twist.how == "reply lost":
+            raise twist.failure
+        return twist.on(answer) if twist.how == "altered" else answer
+
+    def watch(self) -> Iterator[election.Event]:
+        """Return what a watch reports until it ends."""
+        found, twist = self._next(), self.twist
+        yield election.WatchOpened()
+        if twist.how == "deleted" or found:
+            yield election.WatchSaw(found)
+        if twist.how in {"altered", "invented"}:
+            yield election.WatchSaw(twist.on(found))
+        failed = twist.how in {"failed", "reply lost"}
+        yield election.WatchEnded(elector._failure(twist.failure) if failed else None)
 
 
 @dataclass
@@ -471,12 +439,10 @@ _MOST_CALLS: Final = 12
 
 @dataclass
 class Campaign:
-    """One elector's core on a real lock: carries out, and judges, what the core wants."""
+    """One elector's core on a lock: carries out, and judges, what the core wants."""
 
     core: Election
-    lock: KubernetesLock
-    server: Server
-    script: deque[Twist]
+    lock: TwistedLock
     seen: Counter[str]
     now: Now = START
     claim: Any = None
@@ -504,16 +470,14 @@ class Campaign:
         self.now = Now(self.now.boot_ns + for_ns, self.now.wall_us + for_ns // 1000)
 
     def _call(self, pending: _Pending) -> None:
-        twist = self.script.popleft() if self.script else _HONEST
-        self.server.twist = twist
         call_id, _, call = elector._job(pending.effect)
         try:
-            event: election.Event = election.Returned(call_id, call(self.lock, 1.0))
+            event: election.Event = election.Returned(call_id, self.lock.call(call))
         except LockError as error:
             event = election.Failed(call_id, elector._failure(error))
             self.seen["failed"] += 1
-        self._pass(twist.latency_ns)
-        if twist.how == "asked to stop":
+        self._pass(self.lock.twist.latency_ns)
+        if self.lock.twist.how == "asked to stop":
             token = None if self.token is None else Token(self.token)
             self.step(election.TreeGone(token, retire=False))
         self.step(event, pending)
@@ -539,7 +503,7 @@ class Campaign:
                 case election.SendBeat():
                     self.told.append(election.BeatReturned())
                 case election.OpenWatch():
-                    self._open_watch(effect)
+                    self.watched = deque(self.lock.watch())
                 case election.CloseWatch():
                     self.watched.clear()
                 case (
@@ -599,34 +563,22 @@ class Campaign:
             assert self.claim.made(effect.seen.record), "renews over a record that is not its own"
             self.seen["renewals"] += 1
 
-    def _open_watch(self, effect: election.OpenWatch) -> None:
-        self.server.twist = self.script.popleft() if self.script else _HONEST
-        self.watched.clear()
-        failure: election.Failure | None = None
-        try:
-            for first, snapshot in enumerate(self.lock.watch(effect.since)):
-                self.watched.append(
-                    election.WatchSaw(snapshot) if first else election.WatchOpened()
-                )
-        except LockError as error:
-            failure = elector._failure(error)
-        self.watched.append(election.WatchEnded(failure))
-
 
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    KINDS,
+    st.sampled_from(
+        [LockTraits(), LockTraits(SECOND_US, peers_judge_by_own_duration=True)],
+    ),
     st.sampled_from(["leads", "leads", "resumes", "stands by", "begins"]),
     st.sampled_from(["random", "slot", "verbatim"]),
     st.lists(_TWISTS, min_size=1, max_size=6),
 )
-def _campaign(seen: Counter[str], kind: str, role: str, named: str, script: list[Twist]) -> None:
-    body = object_of(kind, THEIRS) if role == "stands by" else None
-    server = Server(kind, body)
-    lock = LOCKS[kind](Api(server.respond), "ns", "x")
-    traits = (
-        LockTraits() if kind == "Lease" else LockTraits(SECOND_US, peers_judge_by_own_duration=True)
-    )
+def _campaign(
+    seen: Counter[str], traits: LockTraits, role: str, named: str, script: list[Twist]
+) -> None:
+    lock = TwistedLock()
+    if role == "stands by":
+        lock.write_foreign(Record("other", 5, START.wall_us, START.wall_us, 3))
 
     def candidate(now: Now, inherited: Any = None) -> Election:
         return Election(
@@ -641,7 +593,7 @@ def _campaign(seen: Counter[str], kind: str, role: str, named: str, script: list
             traits=traits,
         )
 
-    campaign = Campaign(candidate(START), lock, server, deque(), seen)
+    campaign = Campaign(candidate(START), lock, seen)
     if role in {"leads", "resumes"}:
         while campaign.core.state is not State.LEADER:
             campaign.turn()
@@ -652,7 +604,7 @@ def _campaign(seen: Counter[str], kind: str, role: str, named: str, script: list
         campaign.pending = None
         campaign.told.clear()
         campaign.watched.clear()
-    campaign.script.extend(script)
+    lock.script.extend(script)
     for _ in range(24):
         if campaign.core.state is State.RETIRED:
             break
@@ -660,7 +612,7 @@ def _campaign(seen: Counter[str], kind: str, role: str, named: str, script: list
     seen[f"{role} to {campaign.core.state.value}"] += 1
 
 
-def test_whatever_a_server_answers_no_grant_is_worth_more_than_its_write() -> None:
+def test_whatever_a_lock_answers_no_grant_is_worth_more_than_its_write() -> None:
     """The core stands any answer, and every grant is a write of its own that counted, no longer.
 
     A leader renews over its own claim alone: what is not ours any more is lost.

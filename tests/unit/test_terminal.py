@@ -1,11 +1,13 @@
-"""The terminal and the job, as far as they can be seen without a shell (tests/process has one)."""
+"""Which terminal is found, and when a guardian stops its job.
+
+Whose the terminal is at each moment, its modes and its keys are in tests/process/test_terminal.py.
+"""
 
 from __future__ import annotations
 
 import os
 import pty
 import signal
-import termios
 import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -54,20 +56,6 @@ def on_a_terminal(body: Callable[[terminal.Terminal], bool]) -> bool:
         os.close(master)
 
 
-def fork_group() -> int:
-    """Start a process in a group of its own that ends with us."""
-    parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        linux.die_with_parent(parent)
-        os.setpgid(0, 0)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        signal.pause()
-        os._exit(0)
-    os.setpgid(pid, pid)
-    return pid
-
-
 def test_a_stop_is_seen_once_and_an_exit_never(child: int) -> None:
     """The exit status stays for the one place that reaps."""
     assert linux.stopped_by(child) is None
@@ -83,75 +71,14 @@ def test_a_stop_is_seen_once_and_an_exit_never(child: int) -> None:
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
 
 
-def test_the_terminal_is_lent_and_taken_back() -> None:
-    """It goes to the child's group and back; of the living, nobody else is deprived of it."""
-
-    def body(ours: terminal.Terminal) -> bool:
-        child, other = fork_group(), fork_group()
-        lent = ours.is_lent and ours.lend(child) and ours.is_with(child)
-        spared = not ours.lend(other) and not ours.take_back(other) and ours.is_with(child)
-        back = ours.take_back(child) and ours.is_with(ours.group) and not ours.take_back(child)
-        return lent and spared and back
-
-    assert on_a_terminal(body)
-
-
-def test_the_terminal_of_the_dead_is_free() -> None:
-    """A group that has ended with the terminal in its hands does not keep it."""
-
-    def body(ours: terminal.Terminal) -> bool:
-        dead, child = fork_group(), fork_group()
-        given = ours.lend(dead)
-        os.kill(dead, signal.SIGKILL)
-        os.waitpid(dead, 0)
-        return given and ours.is_with(dead) and ours.lend(child) and ours.take_back(child)
-
-    assert on_a_terminal(body)
-
-
-def test_modes_are_restored() -> None:
-    """What a child has changed is as it was."""
-
-    def body(ours: terminal.Terminal) -> bool:
-        before = termios.tcgetattr(0)
-        ours.restore_modes()  # nothing is known: nothing is done
-        child = fork_group()
-        ours.lend(child)
-        changed = termios.tcgetattr(0)
-        changed[3] &= ~(termios.ECHO | termios.ISIG)
-        termios.tcsetattr(0, termios.TCSANOW, changed)
-        ours.remember_modes()  # not while it is the child's
-        ours.restore_modes()
-        return bool(termios.tcgetattr(0) == before)
-
-    assert on_a_terminal(body)
-
-
-def test_a_session_leader_has_no_shell_and_is_not_stopped() -> None:
-    """Where nobody could continue us the kernel does not stop us either."""
-    assert on_a_terminal(lambda ours: not ours.has_shell() and not ours.stop_job(signal.SIGTSTP))
-
-
-def test_output_into_a_pipe_is_a_pipeline() -> None:
-    """A child that may be in a pipeline with a pager must ask for the terminal."""
+@pytest.mark.parametrize("redirected", [(1,), (0, 1, 2)], ids=["a pipeline", "all of them"])
+def test_whatever_is_redirected_the_terminal_is_found(redirected: tuple[int, ...]) -> None:
+    """Such a job is still stopped by it, but its child has to ask for it."""
 
     def body(_: terminal.Terminal) -> bool:
-        reading_fd, writing_fd = os.pipe()
-        os.dup2(writing_fd, 1)
-        ours = terminal.find()
-        os.close(reading_fd)
-        return ours is not None and not ours.is_lent
-
-    assert on_a_terminal(body)
-
-
-def test_whatever_is_redirected_the_terminal_is_found() -> None:
-    """A job without any standard descriptor on its terminal is still stopped by it."""
-
-    def body(_: terminal.Terminal) -> bool:
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
+        _reading_fd, writing_fd = os.pipe()
+        for fd in redirected:
+            os.dup2(writing_fd, fd)
         ours = terminal.find()
         return ours is not None and not ours.is_lent and not ours.is_gone()
 
@@ -237,38 +164,29 @@ class Job:
         return self.stopped_by == [signal.SIGTSTP]
 
 
-@pytest.fixture
-def stopped_child(child: int) -> int:
-    """A child that is stopped."""
+@pytest.mark.parametrize("state", State)
+def test_a_guardian_stops_for_a_tree_that_runs_in_peace_and_is_stopped(
+    state: State, child: int
+) -> None:
+    """One that has something to end goes on, and so it does when the child does, or has ended."""
+    in_peace = state in {State.IDLE, State.RUNNING}
     os.kill(child, signal.SIGSTOP)
     wait_until(lambda: linux.is_stopped(child), timeout_s=5, what="stopped")
-    return child
+    assert Job(state, child).try_it() is in_peace
+    assert Job(state, None).try_it() is in_peace
+    os.kill(child, signal.SIGCONT)
+    wait_until(lambda: not linux.is_stopped(child), timeout_s=5, what="continued")
+    assert not Job(state, child).try_it()
+    kill(child)
+    assert not Job(state, child).try_it()
 
 
-@pytest.mark.parametrize("state", State)
-def test_a_guardian_that_has_something_to_end_does_not_stop(
-    state: State, stopped_child: int
-) -> None:
-    """Only a tree that runs in peace may wait for somebody at the terminal."""
-    assert Job(state, stopped_child).try_it() is (state in {State.IDLE, State.RUNNING})
-    assert Job(state, None).try_it() is (state in {State.IDLE, State.RUNNING})
-
-
-def test_a_guardian_that_is_asked_to_stop_does_not_stop_its_job(stopped_child: int) -> None:
+def test_a_guardian_that_is_asked_to_stop_does_not_stop_its_job() -> None:
     """A request that has arrived and was not read yet goes first."""
     old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-        assert not Job(State.RUNNING, stopped_child).try_it()
+        assert not Job(State.RUNNING, None).try_it()
     finally:
         assert signal.sigtimedwait({signal.SIGTERM}, 5)
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
-
-
-def test_a_guardian_whose_child_goes_on_or_has_ended_does_not_stop(stopped_child: int) -> None:
-    """What happened to the child since it was stopped is looked at last."""
-    os.kill(stopped_child, signal.SIGCONT)
-    wait_until(lambda: not linux.is_stopped(stopped_child), timeout_s=5, what="continued")
-    assert not Job(State.RUNNING, stopped_child).try_it()
-    kill(stopped_child)
-    assert not Job(State.RUNNING, stopped_child).try_it()

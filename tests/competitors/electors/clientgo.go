@@ -16,8 +16,8 @@ const (
 	watchPeriod = 100 * time.Millisecond // between two looks at the age of the last renewal
 )
 
-// clientGo is a candidate on a Lease with client-go's own elector: as good a peer as one can be with
-// it. Its child is dead before the lock is given back, and by the renew deadline after the last
+// clientGo is a candidate on a Lease with client-go's own elector: as good a competitor as one can be
+// with it. Its child is dead before the lock is given back, and by the renew deadline after the last
 // reply to a renewal.
 type clientGo struct {
 	entrant

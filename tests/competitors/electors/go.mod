@@ -1,4 +1,4 @@
-module leaderexec.test/rivals
+module leaderexec.test/electors
 
 go 1.26.0
 

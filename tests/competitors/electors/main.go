@@ -1,8 +1,8 @@
-// Command rivals has the candidates of other makes against which leaderexec is tested: each runs a
-// child while it leads, as leaderexec does, and keeps its own make's rules, with what is wrong with
+// Command electors has the competitors with which leaderexec is tested: each runs a
+// child while it leads, as leaderexec does, and keeps its own rules, with what is wrong with
 // them.
 //
-// The first argument is the make, then come its flags, then -- and the command of the child. What
+// The first argument names the competitor, then come its flags, then -- and the command of the child. What
 // happens is told on standard error, one JSON object a line: "campaigning", "leader is NAME",
 // "leading", "child started", "child ended", "stopped". "standbys" is a load and has no child.
 package main
@@ -20,13 +20,13 @@ import (
 )
 
 const (
-	exitLost   = 1                          // leadership was lost, or could not be campaigned for
-	exitUsage  = 2                          // what flag.ExitOnError exits with too
-	exitAsked  = 128 + int(syscall.SIGTERM) // what SIGTERM would have made of it
-	usageMakes = "usage: rivals {clientgo|legacy2016} FLAG... -- COMMAND..., or rivals standbys FLAG..."
+	exitLost  = 1                          // leadership was lost, or could not be campaigned for
+	exitUsage = 2                          // what flag.ExitOnError exits with too
+	exitAsked = 128 + int(syscall.SIGTERM) // what SIGTERM would have made of it
+	usage     = "usage: electors {clientgo|legacy2016} FLAG... -- COMMAND..., or electors standbys FLAG..."
 )
 
-var makes = map[string]func(arguments []string) int{
+var competitors = map[string]func(arguments []string) int{
 	"clientgo":   runClientGo,
 	"legacy2016": runLegacy,
 	"standbys":   runStandbys,
@@ -43,15 +43,15 @@ var log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{
 }))
 
 func main() {
-	if len(os.Args) < 2 || makes[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, usageMakes)
+	if len(os.Args) < 2 || competitors[os.Args[1]] == nil {
+		fmt.Fprintln(os.Stderr, usage)
 		os.Exit(exitUsage)
 	}
 	klog.SetSlogLogger(log) // what client-go has to say is an event too
-	os.Exit(makes[os.Args[1]](os.Args[2:]))
+	os.Exit(competitors[os.Args[1]](os.Args[2:]))
 }
 
-// entrant is what every candidate is told, whatever its make.
+// entrant is what every competitor is told.
 type entrant struct {
 	kubeconfig string
 	election   string
@@ -59,7 +59,7 @@ type entrant struct {
 	command    []string
 }
 
-// parse adds the common flags to those of a make and reads all of them; it exits where something is
+// parse adds the common flags to those of a competitor and reads all of them; it exits where something is
 // missing.
 func (e *entrant) parse(flags *flag.FlagSet, arguments []string) {
 	flags.StringVar(&e.kubeconfig, "kubeconfig", "", "file with the address and credentials")

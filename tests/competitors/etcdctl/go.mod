@@ -1,4 +1,4 @@
-module leaderexec.test/peers/etcdctl
+module leaderexec.test/etcdctl
 
 go 1.24.0
 

@@ -1,4 +1,4 @@
-module leaderexec.test/peers/k8s-await-election
+module leaderexec.test/k8s-await-election
 
 go 1.24.0
 

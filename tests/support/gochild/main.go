@@ -1,4 +1,4 @@
-// Command gochild is a child of another make than the test child: a static program, for roots that hold
+// Command gochild is a child beside the test child: a static program, for roots that hold
 // no interpreter. It tells the witness that it lives, and ends at SIGTERM, after -drain, with -exit.
 //
 // The protocol is that of tests/support/witness.py; who it is comes from the environment, as there.
