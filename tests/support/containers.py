@@ -65,6 +65,8 @@ _SECCOMP: Final = Path("/usr/share/containers/seccomp.json")
 _REPOSITORY: Final = "localhost/leaderexec-test"
 _BUILD_TIMEOUT_S: Final = 1800
 _RUN_TIMEOUT_S: Final = 60
+#: The Debian whose Python is the one that `make image` takes unless told otherwise.
+_SUITE: Final = "trixie"
 #: The recipe of the base with Python: Debian's smallest, and what slim images leave out of it.
 _PACKAGES: Final = ("python3",)
 _LEFT_OUT: Final = (
@@ -161,7 +163,7 @@ class Storage:
             yield
 
     def base(self) -> Image:
-        """Return an image with a Python and little else, as of the distribution that this is."""
+        """Return an image with a Python and little else."""
         suite, origin = _distribution()
         recipe = json.dumps([suite, _PACKAGES, _LEFT_OUT, platform.machine()])
 
@@ -352,15 +354,16 @@ def _unpacked(image_id: str) -> str:
 
 
 def _distribution() -> tuple[str, str]:
-    """Return the name of the Debian that this machine has, and where its packages come from."""
+    """Return the name of a release for the base, and where this machine's packages come from."""
     try:
-        suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
+        release = platform.freedesktop_os_release()
+        own = release["VERSION_CODENAME"]
         listed = subprocess.run(
             ["apt-get", "indextargets", "--format=$(REPO_URI)", "Created-By: Packages",
-             f"Codename: {suite}"],
+             f"Codename: {own}"],
             capture_output=True, text=True, check=True, timeout=_RUN_TIMEOUT_S,
         ).stdout.split()  # fmt: skip
-        return suite, listed[0]
+        return _SUITE if release["ID"] == "debian" else own, listed[0]
     except (OSError, KeyError, IndexError, subprocess.SubprocessError) as error:
         missing("base image", f"not a Debian with a package list: {error!r}")
 
