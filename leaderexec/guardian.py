@@ -191,7 +191,8 @@ class Guardian:
         # The child's pid and pidfd, once it has been executed.
         self._child: tuple[int, int] | None = None
         self._taking_over = False
-        self._more_to_reap = False
+        # What ended before signals were taken by descriptor sends none any more.
+        self._more_to_reap = True
         # Children that were there before us are nobody's tree.
         self._strangers = set(linux.children())
         self._terminal = terminal.find()

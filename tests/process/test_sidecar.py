@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.candidate import children_of, in_pid_namespace, kill, name_of, resume, stop
+from tests.support.required import root_only
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -83,11 +83,12 @@ def test_loss_ends_it_if_asked_to(candidates: Candidates) -> None:
     assert a.wait() == 75
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace needs root")
-def test_as_pid_1_it_reaps(candidates: Candidates) -> None:
+@root_only
+@pytest.mark.parametrize("seconds", ["0", "1"], ids=["before it listens", "while it listens"])
+def test_as_pid_1_it_reaps(candidates: Candidates, seconds: str) -> None:
     """Orphans that fall to the first process of a container do not stay as zombies."""
     pid_path = candidates.directory / "orphan"
-    script = f'setsid sh -c "sleep 1 & echo started > {pid_path}" & exec "$@"'
+    script = f'setsid sh -c "sleep {seconds} & echo started > {pid_path}" & exec "$@"'
     wrapper = [*in_pid_namespace(), "/bin/sh", "-c", script, "sh"]
     a = candidates.start("a", "--id=a", child=(), wrapper=wrapper)
     a.wait_event("leader is a")
