@@ -28,8 +28,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -51,7 +50,6 @@ _KUBE_LANES: Final = {"kube", "container"}
 _LANE_TIMEOUT_S: Final = 3600
 _TEST_TIMEOUT_S: Final = 600
 _CLEAN_UP_S: Final = 60
-_NOTHING: Final = "no test was found"
 
 
 @dataclass
@@ -61,78 +59,53 @@ class Tally:
     passed: int = 0
     failed: int = 0
     skipped: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
+    reason: str = ""
     trouble: str = ""
     took_s: float = 0.0
 
     def add(self, other: Tally) -> None:
-        """Add another part of the same lane; one of the two may have no test, but not both."""
+        """Add another part of the same lane."""
         self.passed += other.passed
         self.failed += other.failed
         self.skipped += other.skipped
-        self.reasons += other.reasons
         self.took_s += other.took_s
-        troubles = {self.trouble, other.trouble} - {""}
-        if self.ran or self.skipped:
-            troubles.discard(_NOTHING)
-        self.trouble = "; ".join(sorted(troubles))
+        self.reason = self.reason or other.reason
+        self.trouble = self.trouble or other.trouble
 
-    @property
-    def ran(self) -> int:
-        """How many tests came to a verdict."""
-        return self.passed + self.failed
+    def judge(self) -> None:
+        """Add what is wrong with the lane as a whole, where no part of it says so."""
+        if not self.trouble and not self.passed + self.failed + self.skipped:
+            self.trouble = "no test was found"
+        elif not self.trouble and self.skipped and os.environ.get("LEADEREXEC_REQUIRE_ALL") == "1":
+            self.trouble = "skipped tests, and all are required"
 
     def __str__(self) -> str:
         """Say what ran, or why nothing did."""
-        if not self.ran and self.skipped:
-            text = f"skipped: {self._reason()}"
-        else:
-            text = f"ran {self.ran}"
-            if self.skipped:
-                text += f", skipped {self.skipped} ({self._reason()})"
+        text = f"ran {self.passed + self.failed}"
+        if self.skipped:
+            text += f", skipped {self.skipped} (the first: {self.reason})"
         return f"{text}; failed: {self.trouble}" if self.trouble else text
 
-    def _reason(self) -> str:
-        ((reason, number),) = self.reasons.most_common(1)
-        return reason if number == self.skipped else f"{reason}, and other reasons"
 
-
-def read_report(path: Path) -> Tally:
-    """Count the tests in a JUnit report: each once, by the worst that was said of it."""
+def _read(path: Path, code: int | None) -> Tally:
+    """Count the tests in a JUnit report, and say if pytest ended as no verdict makes it end."""
     tally = Tally()
     try:
-        suites = ET.parse(path).getroot()
-    except (OSError, ET.ParseError):
+        (suite,) = ET.parse(path).getroot()
+    except (OSError, ValueError, ET.ParseError):
         tally.trouble = "pytest left no report"
         return tally
-    verdicts: dict[tuple[str, str], str] = {}
-    for case in suites.iter("testcase"):
-        name = (case.get("classname", ""), case.get("name", ""))
-        verdict = "passed"
-        if case.find("failure") is not None or case.find("error") is not None:
-            verdict = "failed"
-        elif (skip := case.find("skipped")) is not None and skip.get("type") == "pytest.skip":
-            verdict = "skipped"
-            tally.reasons[" ".join(skip.get("message", "").split()) or "no reason given"] += 1
-        if verdicts.get(name) != "failed":
-            verdicts[name] = verdict
-    counts = Counter(verdicts.values())
-    tally.passed, tally.failed, tally.skipped = (
-        counts[verdict] for verdict in ("passed", "failed", "skipped")
+    tests, failures, errors, tally.skipped = (
+        int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")
     )
-    return tally
-
-
-def judge(tally: Tally, code: int | None, *, require_all: bool) -> Tally:
-    """Add what the counts alone do not say: how pytest ended, and that nothing ran."""
+    tally.failed = failures + errors
+    tally.passed = max(0, tests - tally.failed - tally.skipped)
+    if (skip := suite.find(".//skipped")) is not None:
+        tally.reason = " ".join(skip.get("message", "").split())
     if code is None:
         tally.trouble = f"not at its end after {_LANE_TIMEOUT_S} s"
     elif code not in {0, 1, 5} or (code == 1 and not tally.failed):
         tally.trouble = f"pytest ended with {code}"
-    elif not tally.trouble and not tally.ran and not tally.skipped:
-        tally.trouble = _NOTHING
-    elif not tally.trouble and tally.skipped and require_all:
-        tally.trouble = "skipped tests, and all are required"
     return tally
 
 
@@ -169,8 +142,7 @@ class _Pytest:
             shutil.copyfileobj(self._output, sys.stdout.buffer)
             sys.stdout.buffer.flush()
             self._output.close()
-        require_all = os.environ.get("LEADEREXEC_REQUIRE_ALL") == "1"
-        tally = judge(read_report(self._report), code, require_all=require_all)
+        tally = _read(self._report, code)
         tally.took_s = took_s
         self._directory.cleanup()
         return tally
@@ -202,9 +174,9 @@ def run_lanes(
         for lane, tally in results.items():
             if any("mark.alone" in path.read_text() for path in ROOT.glob(f"tests/{lane}/*.py")):
                 variables = {**measured, **(where() if lane in _KUBE_LANES else {})}
-                tally.add(
-                    _Pytest(lane, ["--alone=only", *arguments], variables, shown=True).finish()
-                )
+                alone = _Pytest(lane, ["--alone=only", *arguments], variables, shown=True)
+                tally.add(alone.finish())
+            tally.judge()
     return results
 
 
@@ -214,7 +186,7 @@ def _control_plane() -> Iterator[Callable[[], Mapping[str, str]]]:
 
     Where it cannot be had, no test is told of one, and each finds out for itself why.
     """
-    command = [sys.executable, "-m", "tests.support.controlplane", "run"]
+    command = [sys.executable, "-m", "tests.support.controlplane"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         found: dict[str, str] = {}
 

@@ -122,7 +122,7 @@ class Stage:
             found["apiserver_live_mib"] = self._live_mib()
             if phase != IDLE:
                 # Of watches it is the events that were received, of polls the requests.
-                done, failed = (said[1], said[3]) if phase == WATCHES else said
+                *_, done, failed = said
                 expected = self.count * took_s / (RETRY_S if phase == WATCHES else _POLL_S)
                 assert done >= _ENOUGH * expected, f"{done} {phase}, not {expected:.0f}"
                 assert failed <= (1 - _ENOUGH) * self.count, f"{failed} failures"

@@ -54,21 +54,18 @@ _HEAD_START_S: Final = 1.0
 _SETTLE_S: Final = 1.5
 
 
-class Death:
-    """The instant at which a process dies, noted when it happens."""
+def _death_of(pid: int) -> list[float]:
+    """Return a list that is empty until a process dies, and then has the instant of that."""
+    died_s: list[float] = []
+    pidfd = os.pidfd_open(pid)
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.at_s: float | None = None
-        self._pidfd = os.pidfd_open(pid)
-        threading.Thread(target=self._wait, daemon=True).start()
+    def wait() -> None:
+        select.select([pidfd], [], [])
+        died_s.append(time.time())
+        os.close(pidfd)
 
-    def _wait(self) -> None:
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        poll.poll()
-        self.at_s = time.time()
-        os.close(self._pidfd)
+    threading.Thread(target=wait, daemon=True).start()
+    return died_s
 
 
 @dataclass
@@ -78,7 +75,8 @@ class Asked:
     election: Election
     cause: str
     leader: Candidate
-    child: Death
+    child: int
+    died_s: list[float]
     at_s: float
     starts: int
 
@@ -89,13 +87,14 @@ class Asked:
         where it did when the next had long begun.
         """
         start = self.election.wait_starts(self.starts + 1)
-        died_s = self.child.at_s
-        if died_s is None:  # it runs beside the new one, and would for ever
-            os.kill(self.child.pid, signal.SIGKILL)
+        overlap_ms = None
+        if self.died_s:
+            overlap_ms = max(0.0, 1000 * (self.died_s[0] - start.at_s))
+        else:  # it runs beside the new one, and would for ever
+            os.kill(self.child, signal.SIGKILL)
         if self.cause != "slot":
             self.leader.wait()
             self.election.stand_by(self.leader)
-        overlap_ms = None if died_s is None else max(0.0, 1000 * (died_s - start.at_s))
         return {"ms": 1000 * (start.at_s - self.at_s), "overlap_ms": overlap_ms}
 
 
@@ -111,11 +110,11 @@ def _child_of(candidate: Candidate) -> int:
 def _act(election: Election, cause: str) -> Asked:
     """Let it happen to the leader of an election."""
     leader = election.leader
-    root, child, starts = leader.guardian, Death(_child_of(leader)), len(election.starts())
-    asked = Asked(election, cause, leader, child, time.time(), starts)
+    root, child, starts = leader.guardian, _child_of(leader), len(election.starts())
+    asked = Asked(election, cause, leader, child, _death_of(child), time.time(), starts)
     if cause in {"slot", "node"} and election.name == CLIENT_GO:
         stop(root)  # what it does at its child's end it does not do
-        os.kill(child.pid, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
     os.kill(root, signal.SIGTERM if cause == "voluntary" else signal.SIGKILL)
     if cause == "slot":
         leader.process.wait()

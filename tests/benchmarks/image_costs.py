@@ -73,12 +73,6 @@ class Way:
         (tree,) = self.candidates.witness.wait_running(1, candidate.name, timeout_s=60)
         return candidate, tree
 
-    def start_standby(self) -> Candidate:
-        """Start one, and wait until it campaigns."""
-        standby = self.start()
-        standby.wait_event("campaigning", timeout_s=60)
-        return standby
-
     def forget(self) -> None:
         """Delete the Lease, if there is one, so that the next finds none."""
         if self.candidates.plane.lease(self.candidates.namespace, "x") is not None:
@@ -103,7 +97,8 @@ def _memory(ways: Sequence[Way]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for way in ways:
         way.forget()
-        both = {"leader": way.start_leader()[0], "standby": way.start_standby()}
+        both = {"leader": way.start_leader()[0], "standby": way.start()}
+        both["standby"].wait_event("campaigning", timeout_s=60)
         let_pass(SETTLE_S)
         found[way.name] = {
             key: pss_mib(p for p in each.everything() if name_of(p).startswith("leaderexec"))
@@ -112,16 +107,6 @@ def _memory(ways: Sequence[Way]) -> dict[str, dict[str, float]]:
         for each in both.values():
             each.kill()
     return found
-
-
-def _sizes(storage: Storage) -> dict[str, float]:
-    """Return how large the last layers of the images are, unpacked and as they travel."""
-    images = {"slim": storage.slim(), "bundle": storage.bundle()}
-    return {
-        f"{name} {how}": layers[-1] / 2**20
-        for name, image in images.items()
-        for how, layers in storage.layer_sizes(image).items()
-    }
 
 
 def measure(plane: ControlPlane, directory: Path, options: Any) -> str:
@@ -151,17 +136,19 @@ def measure(plane: ControlPlane, directory: Path, options: Any) -> str:
         assert carrier.container("init", "install", SHARED).start().wait(120) == 0
         starts = _starts(ways, options.rounds)
         used = _memory(ways[:-1])
-    sizes = _sizes(storage)
-    rows = [
-        ("from its start, lock free, until its child runs", *(spread(starts[w]) for w in WAYS)),
-        *(
-            (f"memory of a {who} (PSS)", *(f"{rounded(used[w][who])} MiB" for w in WAYS))
-            for who in ("leader", "standby")
-        ),
+    rows: list[Sequence[str]] = [
+        ("from its start, lock free, until its child runs", *(spread(starts[w]) for w in WAYS))
     ]
-    for what, how in (("unpacked", "unpacked"), ("as it travels", "packed")):
-        cells = (f"{rounded(sizes[f'{w} {how}'])} MiB" for w in ("slim", "bundle"))
-        rows.append((f"its layer, {what}", "-", *cells))
+    for who in ("leader", "standby"):
+        cells = (f"{rounded(used[way][who])} MiB" for way in WAYS)
+        rows.append((f"memory of a {who} (PSS)", *cells))
+    unpacked, packed = [], []
+    for image in (storage.slim(), storage.bundle()):
+        unpacked.append(f"{rounded(image.sizes[-1] / 2**20)} MiB")
+        with storage.last_layer(image) as layer:
+            packed.append(f"{rounded(layer.stat().st_size / 2**20)} MiB")
+    rows.append(("its layer, unpacked", "-", *unpacked))
+    rows.append(("its layer, as it travels", "-", *packed))
     return (
         f"{table(('A candidate', *WAYS.values()), rows)}\n\n"
         f"Median (least to most) of {options.rounds} rounds, each way in turn; the child alone, as "

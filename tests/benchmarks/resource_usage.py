@@ -27,7 +27,6 @@ from tests.benchmarks.harness import (
 from tests.measured import table
 from tests.support.candidate import name_of
 from tests.support.competitors import AWAIT_ELECTION, OURS
-from tests.support.controlplane import service_account_user
 from tests.support.election import Election
 
 if TYPE_CHECKING:
@@ -51,17 +50,12 @@ def _cpu_s(candidate: Candidate) -> float:
 
 def _asked(elections: Sequence[Election], window_s: float) -> dict[str, float]:
     """Return the requests per second of each in a window that begins when all is quiet."""
-
-    def requests(election: Election) -> int:
-        user = service_account_user(election.namespace, election.candidates.account)
-        return sum(r.user == user for r in election.plane.requests(election.namespace, "x"))
-
     let_pass(SETTLE_S)
-    before = [requests(election) for election in elections]
+    before = {each: len(each.requests()) for each in elections}
     since_s = time.monotonic()
     let_pass(window_s)
     took_s = time.monotonic() - since_s
-    return {e.name: (requests(e) - n) / took_s for e, n in zip(elections, before, strict=True)}
+    return {each.name: (len(each.requests()) - n) / took_s for each, n in before.items()}
 
 
 def _starts(elections: Sequence[Election], rounds: int) -> dict[str, list[float]]:

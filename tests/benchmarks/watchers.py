@@ -3,7 +3,7 @@
 Each is the lock of leaderexec itself, with connections of its own, read and watched as an elector
 does it: one read, one watch, and when the server ends that, the next one and a read beside it.
 It runs until the end of its standard input, and tells every second what there is: one line with the
-number of open watches, of events received, of watches that ended, and of failures.
+number of open watches, of events received, and of failures.
 Must not know: who measures.
 Guards against: a calm that no cluster has. The server ends each watch after some minutes, so the
 first life of each is a random part of one, as if it had been there for long.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
+import select
 import sys
 import threading
 import time
@@ -26,7 +27,7 @@ from leaderexec.locks.kubeapi import Api, Credentials
 from leaderexec.locks.lease import LeaseLock
 from leaderexec.model import SECOND_NS, Timing
 
-_OPEN, _EVENTS, _ENDED, _FAILED = "open", "events", "ended", "failed"
+_OPEN, _EVENTS, _FAILED = "open", "events", "failed"
 _TIMING: Final = Timing()
 _CALL_TIMEOUT_S: Final = _TIMING.call_timeout_ns / SECOND_NS
 _RETRY_S: Final = _TIMING.retry_period_ns / SECOND_NS
@@ -58,7 +59,7 @@ class Watchers:
     def line(self) -> str:
         """Say what there is."""
         with self._lock:
-            return " ".join(str(self._counts[name]) for name in (_OPEN, _EVENTS, _ENDED, _FAILED))
+            return " ".join(str(self._counts[name]) for name in (_OPEN, _EVENTS, _FAILED))
 
     def _count(self, name: str, by: int = 1) -> None:
         with self._lock:
@@ -88,7 +89,6 @@ class Watchers:
                 rest_s = (0.5 + random.random() / 2) * _RETRY_S
             if is_open:
                 self._count(_OPEN, -1)
-                self._count(_ENDED)
             time.sleep(rest_s)
 
 
@@ -101,15 +101,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True)
     options = parser.parse_args()
     watchers = Watchers(options.kubeconfig, options.namespace, options.election)
-
-    def tell() -> None:
-        while True:
-            print(watchers.line(), flush=True)
-            time.sleep(1)
-
-    threading.Thread(target=tell, daemon=True).start()
     threading.Thread(target=watchers.start, args=(options.count,), daemon=True).start()
-    sys.stdin.read()
+    while not select.select([sys.stdin], [], [], 1)[0]:
+        print(watchers.line(), flush=True)
 
 
 if __name__ == "__main__":

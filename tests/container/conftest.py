@@ -13,9 +13,9 @@ from tests.support.containers import (
     Image,
     Mount,
     Storage,
-    Unbuildable,
     require_containers,
 )
+from tests.support.controlplane import Unavailable
 from tests.support.required import missing
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def storage() -> Storage:
     images = Storage()
     try:
         images.base()
-    except Unbuildable as reason:
+    except Unavailable as reason:
         missing("base image", reason)
     return images
 

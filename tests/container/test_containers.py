@@ -11,26 +11,18 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import pytest
 import yaml
 
 from tests.container.conftest import SHELLS
-from tests.support.candidate import FAST, FAST_LEASE_S, ROOT
-from tests.support.cgroup import MemoryGroup, NoCgroup
-from tests.support.containers import USER, Container, Mount, child_command
-from tests.support.required import missing
-from tests.support.wait import wait_until
+from tests.support.candidate import ROOT
+from tests.support.containers import USER, Container, Mount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.support.containers import ContainerCandidates
     from tests.support.witness import Tree
 
 #: So long that nobody who takes the lock in time has waited for its end.
 LONG: Final = ("--lease-duration=90s", "--renew-deadline=60s", "--retry-period=1s")
-#: What leaderexec, its child and the cache of what both read fit into.
-LIMIT_MIB: Final = 256
 
 
 def start_leader(candidates: ContainerCandidates, name: str = "a") -> tuple[Container, Tree]:
@@ -89,76 +81,6 @@ def test_a_stopped_container_hands_over(candidates: ContainerCandidates) -> None
     assert candidates.spec["holderIdentity"] == ""
 
 
-def test_a_whole_tree_is_dead_before_the_next_one(candidates: ContainerCandidates) -> None:
-    """Daemons that ignore every signal are killed and reaped before another container leads."""
-    candidates.timing = LONG
-    stubborn = child_command("--spawn", "daemon+ignore*3", "--drain", "0.5")
-    leader = candidates.start("a", "--stop-timeout=2s", child=stubborn)
-    (tree,) = candidates.witness.wait_running(1, timeout_s=40)
-    candidates.witness.wait_note("ready", "a")
-    assert len(tree.processes) == 4
-    candidates.start_standby("b")
-    leader.terminate()
-    assert candidates.witness.wait_successor(tree, timeout_s=40).candidate == "b"
-    assert tree.ended_ns
-    assert leader.wait() == 0, "the child ended by itself once it was asked to"
-    candidates.assert_exclusive()
-
-
-def test_a_killed_container_takes_its_lease_back_in_its_slot(
-    candidates: ContainerCandidates,
-) -> None:
-    """Killed with all that is in it, and started again in its slot, a container leads again."""
-    candidates.timing = LONG
-    leader, tree = start_leader(candidates)
-    pod = leader.pod
-    assert leader.identity == f"{pod.name}_leaderexec-{pod.uid}-server"
-    candidates.start_standby("b").wait_event(f"leader is {leader.identity}", timeout_s=40)
-    leader.runtime_kill("KILL")
-    assert leader.wait() == 137
-    candidates.witness.wait_ended(tree)
-    take_back(candidates, leader, tree)
-
-
-def take_back(candidates: ContainerCandidates, leader: Container, tree: Tree) -> None:
-    """Start another container in the slot of a dead one, and see it lead at once, and not `b`."""
-    transitions = candidates.spec["leaseTransitions"]
-    candidates.place("again", pod=leader.pod.name)
-    again = candidates.start("again")
-    successor = candidates.witness.wait_successor(tree, timeout_s=40)
-    assert (successor.candidate, again.identity) == ("again", leader.identity)
-    assert int(successor.run) > int(tree.run), "another leadership has another token"
-    assert candidates.spec["leaseTransitions"] == transitions, "the holder is the same"
-    candidates.assert_exclusive()
-
-
-def test_a_killed_container_that_stays_away_is_succeeded(candidates: ContainerCandidates) -> None:
-    """When nothing is started in a dead container's slot, the next leads when its lease is over."""
-    candidates.timing = FAST
-    leader, tree = start_leader(candidates)
-    candidates.start_standby("b").wait_event(f"leader is {leader.identity}", timeout_s=40)
-    leader.runtime_kill("KILL")
-    dead_ns = candidates.witness.wait_ended(tree)
-    successor = candidates.witness.wait_successor(tree, timeout_s=FAST_LEASE_S + 40)
-    assert successor.candidate == "b"
-    assert successor.started_ns > dead_ns
-    candidates.assert_exclusive()
-
-
-def test_an_init_container_waits_for_a_leader(candidates: ContainerCandidates) -> None:
-    """Waiting ends with 0 when a container leads, and not before; it never stands in the lock."""
-    candidates.place("waiter", pod="client")
-    waiter = candidates.container("waiter", *candidates.lock, "--wait-for-leader", "--timeout=120s")
-    waiter.start()
-    wait_until(
-        lambda: candidates.plane.requests(candidates.namespace, "x"), timeout_s=40, what="it looks"
-    )
-    assert waiter.process.poll() is None
-    leader, _ = start_leader(candidates)
-    assert waiter.wait(60) == 0, waiter.log
-    assert candidates.spec["holderIdentity"] == leader.identity
-
-
 def test_containers_that_share_a_volume(candidates: ContainerCandidates) -> None:
     """With the lock and the volume of the compose example, containers of one machine take turns."""
     composed = yaml.safe_load((ROOT / "examples" / "compose.yaml").read_text())
@@ -179,52 +101,3 @@ def test_containers_that_share_a_volume(candidates: ContainerCandidates) -> None
     assert leader.wait() == 143
     candidates.assert_exclusive()
     assert not candidates.plane.requests(candidates.namespace, "x")
-
-
-# --- out of memory ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def memory() -> Iterator[MemoryGroup]:
-    """A group of limited memory, for one container."""
-    try:
-        with MemoryGroup(LIMIT_MIB) as group:
-            yield group
-    except NoCgroup as reason:
-        missing("cgroup with limited memory", reason)
-
-
-def test_a_child_killed_for_its_memory(
-    candidates: ContainerCandidates, memory: MemoryGroup
-) -> None:
-    """When the kernel kills the child for its memory the lock is given back, and the next leads."""
-    candidates.timing = LONG
-    candidates.place("a", group=memory)
-    leader = candidates.make("a", child=child_command("--eat", str(2 * LIMIT_MIB)))
-    standby = candidates.make("b")
-    leader.start()
-    leader.wait_event("became leader", timeout_s=40)
-    standby.start()
-    wait_until(lambda: memory.oom_kills == 1, timeout_s=60, what="the child is killed")
-    candidates.witness.wait_running(1, "b", timeout_s=40)
-    assert leader.wait() == 137
-    assert memory.oom_kills == 1, "nothing else had to die"
-    assert not leader.events("lease lost")
-    (tree,) = candidates.witness.trees("a")
-    assert tree.started_ns
-    candidates.assert_exclusive()
-
-
-def test_a_container_killed_for_its_memory_comes_back(
-    candidates: ContainerCandidates, memory: MemoryGroup
-) -> None:
-    """When the kernel kills all of a container for its memory, the next in its slot leads."""
-    candidates.timing = LONG
-    candidates.place("a", group=memory)
-    leader, tree = start_leader(candidates)
-    assert set(leader.everything()) - {leader.process.pid} <= set(memory.pids)
-    candidates.start_standby("b").wait_event(f"leader is {leader.identity}", timeout_s=40)
-    memory.oom_kill_all()
-    assert leader.wait() == 137
-    candidates.witness.wait_ended(tree)
-    take_back(candidates, leader, tree)

@@ -36,13 +36,6 @@ def control_plane(binaries: Binaries) -> Iterator[ControlPlane]:
 
 
 @pytest.fixture
-def own_control_plane(binaries: Binaries) -> Iterator[ControlPlane]:
-    """A control plane whose servers the test may stop."""
-    with ControlPlane(binaries) as plane:
-        yield plane
-
-
-@pytest.fixture
 def namespace(control_plane: ControlPlane) -> str:
     """A namespace of the test's own."""
     return control_plane.create_namespace()

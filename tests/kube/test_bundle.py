@@ -13,15 +13,16 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 import pytest
 import yaml
 
 from tests.support.bundle import Bundled, bundle
-from tests.support.candidate import child_command, in_cluster
+from tests.support.candidate import child_command
 from tests.support.candidates import Candidates
+from tests.support.competitors import pod_of
 from tests.support.plugin import ExecPlugin
 from tests.support.required import root_only
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from tests.support.kube_candidates import KubeCandidates
 
 BOUND_S = 60
-CLIENT_SECRET = "the client's secret"
 #: What credential plugins, as foreign programs, must get as it was given.
 GIVEN = {
     "LD_LIBRARY_PATH": "/the/users/own",
@@ -43,14 +43,7 @@ GIVEN = {
 
 def bundled(candidates: KubeCandidates, candidate: Candidate) -> Bundled:
     """Let a candidate that is not started be the bundle."""
-    changed = Bundled(
-        candidate.name,
-        candidate.options,
-        candidate.command,
-        candidate.directory,
-        env=candidate.env,
-        wrapper=candidate.wrapper,
-    )
+    changed = Bundled(**vars(candidate))
     changed.program = str(bundle() / "leaderexec")
     candidates.by_name[candidate.name] = changed
     return changed
@@ -77,16 +70,8 @@ def assert_leads_and_releases(candidates: KubeCandidates, candidate: Bundled) ->
 def test_in_a_pod_a_standby_takes_over(candidates: KubeCandidates) -> None:
     """With a service account's token, a watch tells it of a release; models are never loaded."""
     leader, tree = candidates.start_leader("a")
-    secrets = candidates.plane.incluster(
-        candidates.directory / "secrets", candidates.token_path.read_text(), candidates.namespace
-    )
-    address = {
-        "KUBERNETES_SERVICE_HOST": "127.0.0.1",
-        "KUBERNETES_SERVICE_PORT": str(candidates.plane.port),
-    }
-    standby = bundled(
-        candidates, Candidates.make(candidates, "b", env=address, wrapper=in_cluster(secrets))
-    )
+    wrapper, env = pod_of(candidates, "b")
+    standby = bundled(candidates, Candidates.make(candidates, "b", env=env, wrapper=wrapper))
     standby.start().wait_event(f"leader is {leader.identity}", timeout_s=BOUND_S)
     maps = Path(f"/proc/{standby.elector}/maps").read_text()
     assert "libssl" in maps, "it has talked to the server"
@@ -110,38 +95,34 @@ def test_a_credential_plugin_gets_the_environment_as_it_was(candidates: KubeCand
 @pytest.fixture
 def issuer(
     candidates: KubeCandidates, tmp_path: Path
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+) -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
     """An OpenID Connect issuer: its URL, and the refreshes that it was asked for.
 
     What it issues is a token that the API server accepts: that of the service account.
     """
-    asked: list[dict[str, Any]] = []
+    asked: list[dict[str, list[str]]] = []
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._answer({"token_endpoint": f"{url}/token"})
-
         def do_POST(self) -> None:
-            form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            asked.append({**form, "authorization": self.headers["Authorization"]})
+            size = int(self.headers.get("Content-Length", 0))
+            if size:
+                asked.append(parse_qs(self.rfile.read(size).decode()))
             token = candidates.token_path.read_text()
-            self._answer(
-                {"access_token": "a", "token_type": "Bearer", "id_token": token,
-                 "refresh_token": "another"}
-            )  # fmt: skip
-
-        def _answer(self, document: dict[str, Any]) -> None:
-            body = json.dumps(document).encode()
+            document = {
+                "token_endpoint": f"{url}/token", "access_token": "a", "token_type": "Bearer",
+                "id_token": token, "refresh_token": "another",
+            }  # fmt: skip
             self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(json.dumps(document).encode())
+
+        def do_GET(self) -> None:
+            self.do_POST()
 
         def log_message(self, *_: object) -> None:
             pass
 
-    cert, key = candidates.plane.issue_serving_cert(tmp_path / "issuer")
+    cert, key = candidates.plane.ca.issue_server(tmp_path / "issuer")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -157,7 +138,7 @@ def issuer(
 
 
 def test_openid_connect_refreshes_a_token_that_is_past(
-    candidates: KubeCandidates, issuer: tuple[str, list[dict[str, Any]]]
+    candidates: KubeCandidates, issuer: tuple[str, list[dict[str, list[str]]]]
 ) -> None:
     """The package's own client asks the issuer, with the parts of it that the bundle has."""
     url, asked = issuer
@@ -171,7 +152,7 @@ def test_openid_connect_refreshes_a_token_that_is_past(
             "name": "oidc",
             "config": {
                 "client-id": "us",
-                "client-secret": CLIENT_SECRET,
+                "client-secret": "the client's secret",
                 "id-token": f"e30.{past}.e30",
                 "idp-issuer-url": url,
                 "idp-certificate-authority-data": base64.b64encode(

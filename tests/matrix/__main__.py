@@ -8,14 +8,13 @@ import signal
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tests.benchmarks.harness import surroundings
 from tests.matrix import report
 from tests.matrix.faults import FAULTS
-from tests.matrix.runner import ROOT, Match, Results, plan, plan_quick, verdict
-from tests.support.competitors import COMPETITORS, OURS
+from tests.matrix.runner import RESULTS, Results, plan, plan_quick, play_all, verdict
+from tests.support.competitors import OURS
 from tests.support.controlplane import ControlPlane
 
 if TYPE_CHECKING:
@@ -26,11 +25,9 @@ if TYPE_CHECKING:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
     parser.add_argument("-k", action="append", metavar="WORD", help="faults whose name has it")
-    parser.add_argument("--competitors", default=",".join(COMPETITORS), help="(%(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="of ours, brisk (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="the subset of the kube lane")
     parser.add_argument("--jobs", type=int, default=3 * (os.cpu_count() or 1))
-    parser.add_argument("--results", type=Path, default=ROOT / "build" / "matrix")
     parser.add_argument("--fresh", action="store_true", help="play what was played before too")
     parser.add_argument("--record", action="store_true", help="keep the verdicts in the tree")
     parser.add_argument("--list", action="store_true", help="print the faults and end")
@@ -67,20 +64,17 @@ def main() -> int:
         for fault in faults:
             print(f"{fault.kind.value:9} {fault.group:20} {fault.name}: {fault.about}")
         return 0
-    names = options.competitors.split(",")
-    if options.record and (options.k or options.quick or set(names) != set(COMPETITORS)):
+    if options.record and (options.k or options.quick):
         parser.error("--record keeps the whole matrix, and not a part")
-    entries = plan(faults, runs=options.runs, competitors=names)
-    if options.quick:
-        entries = plan_quick(faults)
-    results = Results(options.results, fresh=options.fresh)
+    entries = plan_quick(faults) if options.quick else plan(faults, runs=options.runs)
+    results = Results(RESULTS, fresh=options.fresh)
     signal.signal(signal.SIGTERM, _leave)
     began_s = time.monotonic()
     with ControlPlane() as plane:
-        cells = Match(plane, results, jobs=options.jobs, tell=_tell).play(entries)
+        cells = play_all(entries, plane, results, jobs=options.jobs, tell=_tell)
         around = surroundings(plane, load=False)
     wrong = verdict(cells)
-    (options.results / "matrix.md").write_text(report.page(report.rows_of(cells)))
+    (RESULTS / "matrix.md").write_text(report.page(report.rows_of(cells)))
     if options.record and not any(cell.invalid for cell in cells.values()):
         report.record(cells, around)
     print(*wrong, sep="\n")

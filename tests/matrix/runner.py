@@ -32,15 +32,15 @@ from tests.matrix.model import BRISK, DEFAULT, Cell, Fault, Timing, judge
 from tests.matrix.scenario import Invalid, Scenario
 from tests.support import wait
 from tests.support.competitors import CLIENT_GO, OURS
-from tests.support.controlplane import ControlPlane
+from tests.support.controlplane import ControlPlane, add_files
 from tests.support.kube_candidates import KubeCandidates
 from tests.support.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+RESULTS: Final = ROOT / "build" / "matrix"
 
 #: The fault in which a wrapper is stopped: unless client-go's overlaps, overlaps cannot be seen.
 SIGHT_CHECK: Final = "wrapper stopped"
@@ -76,14 +76,13 @@ class Entry:
         return Cell(self.fault.name, self.competitor, self.timing.name, self.run, invalid)
 
 
-def plan(faults: Iterable[Fault], *, runs: int, competitors: Sequence[str]) -> list[Entry]:
+def plan(faults: Iterable[Fault], *, runs: int) -> list[Entry]:
     """Return every cell: ours so many times with the brisk timing, all once with the default."""
     entries = []
     for fault in faults:
-        fitting = [name for name in fault.competitors if name in competitors]
-        if OURS in fitting:
+        if OURS in fault.competitors:
             entries += [Entry(fault, OURS, BRISK, run) for run in range(1, runs + 1)]
-        entries += [Entry(fault, name, DEFAULT) for name in fitting]
+        entries += [Entry(fault, name, DEFAULT) for name in fault.competitors]
     return entries
 
 
@@ -103,15 +102,14 @@ def sources() -> str:
     for folder in ("leaderexec", "tests/matrix", "tests/support", "tests/competitors"):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in {".py", ".go", ".mod", ".sum"}:
-                content = path.read_bytes()
-                digest.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)
+                add_files(digest, ROOT, [path])
     return digest.hexdigest()
 
 
 class Results:
     """What was played, a file for each cell, in a directory."""
 
-    def __init__(self, directory: Path, *, fresh: bool = False) -> None:
+    def __init__(self, directory: Path, *, fresh: bool) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._sources = sources()
@@ -139,22 +137,18 @@ class Results:
 # --- one cell, in a process of its own --------------------------------------------------------
 
 
-def _plane_for(entry: Entry, plane: ControlPlane) -> AbstractContextManager[ControlPlane]:
-    if entry.fault.own_plane:
-        return ControlPlane(plane.binaries)
-    return contextlib.nullcontext(plane)
-
-
 def play(entry: Entry, plane: ControlPlane, directory: Path) -> Cell:
     """Play one cell, on a control plane of its own if its fault disturbs that, and judge it."""
     started_s = time.monotonic()
     cell = entry.cell()
     try:
-        with (
-            _plane_for(entry, plane) as own,
-            Witness() as witness,
-            KubeCandidates(witness, directory, own, own.create_namespace()) as candidates,
-        ):
+        with contextlib.ExitStack() as stack:
+            if entry.fault.own_plane:
+                plane = stack.enter_context(ControlPlane(plane.binaries))
+            witness = stack.enter_context(Witness())
+            candidates = stack.enter_context(
+                KubeCandidates(witness, directory, plane, plane.create_namespace())
+            )
             scenario = Scenario(entry.competitor, entry.fault, entry.timing, candidates)
             entry.fault.play(scenario)
             scenario.read(cell)
@@ -229,75 +223,69 @@ class _Played:
 # --- all of them ------------------------------------------------------------------------------
 
 
-class Match:
-    """Plays a plan on one control plane, `jobs` cells at once."""
+def play_all(
+    entries: Sequence[Entry],
+    plane: ControlPlane,
+    results: Results,
+    *,
+    jobs: int,
+    tell: Callable[[Entry, Cell], None],
+) -> dict[Entry, Cell]:
+    """Play what is not yet played, `jobs` cells at once, and return all cells of the plan."""
+    cells = {entry: cell for entry in entries if (cell := results.find(entry))}
+    # Long ones first, so that the last ones do not run alone. The runs of one row are kept
+    # apart: together they would ask of the machine the same at the same moment.
+    missing = sorted(
+        (entry for entry in entries if entry not in cells),
+        key=lambda entry: (-entry.timing.lease_s, entry.run),
+    )
+    shared = [e for e in missing if not (e.fault.alone or e.fault.own_plane)]
+    own_plane = [e for e in missing if e.fault.own_plane]
+    alone = [e for e in missing if e.fault.alone]
+    for batch, at_once in ((shared, jobs), (own_plane, max(1, jobs // 2)), (alone, 1)):
+        for entry, cell in _play_batch(batch, plane, at_once):
+            results.keep(entry, cell)
+            tell(entry, cell)
+            cells[entry] = cell
+    return {entry: cells[entry] for entry in entries}
 
-    def __init__(
-        self,
-        plane: ControlPlane,
-        results: Results,
-        *,
-        jobs: int,
-        tell: Callable[[Entry, Cell], None],
-    ) -> None:
-        self._plane = plane
-        self._results = results
-        self._jobs = jobs
-        self._tell = tell
-        self._processes_before = len(psutil.pids())
 
-    def play(self, entries: Sequence[Entry]) -> dict[Entry, Cell]:
-        """Play what is not yet played, and return all cells of the plan."""
-        cells = {entry: cell for entry in entries if (cell := self._results.find(entry))}
-        # Long ones first, so that the last ones do not run alone. The runs of one row are kept
-        # apart: together they would ask of the machine the same at the same moment.
-        missing = sorted(
-            (entry for entry in entries if entry not in cells),
-            key=lambda entry: (-entry.timing.lease_s, entry.run),
+def _play_batch(
+    entries: Sequence[Entry], plane: ControlPlane, at_once: int
+) -> Iterator[tuple[Entry, Cell]]:
+    most_processes = len(psutil.pids()) + _FEW
+    pending = list(entries)
+    playing: list[_Played] = []
+    with tempfile.TemporaryDirectory(prefix="leaderexec-matrix-") as scratch:
+        try:
+            while pending or playing:
+                while pending and len(playing) < at_once:
+                    playing.append(_Played(pending.pop(0), plane, scratch))
+                connection.wait([played.link for played in playing], timeout=1.0)
+                for played in list(playing):
+                    if cell := played.cell():
+                        playing.remove(played)
+                        played.end()
+                        yield played.entry, cell
+                if at_once == 1 and not playing:
+                    _settle(most_processes)
+        finally:
+            for played in playing:
+                played.end(0)
+
+
+def _settle(most_processes: int) -> None:
+    """Wait until the machine has no more processes than it had, or nearly.
+
+    A competitor's tree falls to an init that may be slower to reap than it was to fork, and
+    until then nothing can be started. Where it never ends, the next cell says so.
+    """
+    with contextlib.suppress(AssertionError):
+        wait.wait_until(
+            lambda: len(psutil.pids()) < most_processes,
+            timeout_s=_SETTLE_S,
+            what="what a cell left is reaped",
         )
-        shared = [e for e in missing if not (e.fault.alone or e.fault.own_plane)]
-        own_plane = [e for e in missing if e.fault.own_plane]
-        alone = [e for e in missing if e.fault.alone]
-        at_once = (self._jobs, max(1, self._jobs // 2), 1)
-        for batch, jobs in zip((shared, own_plane, alone), at_once, strict=True):
-            for entry, cell in self._play_batch(batch, jobs):
-                self._results.keep(entry, cell)
-                self._tell(entry, cell)
-                cells[entry] = cell
-        return {entry: cells[entry] for entry in entries}
-
-    def _play_batch(self, entries: Sequence[Entry], at_once: int) -> Iterator[tuple[Entry, Cell]]:
-        pending = list(entries)
-        playing: list[_Played] = []
-        with tempfile.TemporaryDirectory(prefix="leaderexec-matrix-") as scratch:
-            try:
-                while pending or playing:
-                    while pending and len(playing) < at_once:
-                        playing.append(_Played(pending.pop(0), self._plane, scratch))
-                    connection.wait([played.link for played in playing], timeout=1.0)
-                    for played in list(playing):
-                        if cell := played.cell():
-                            playing.remove(played)
-                            played.end()
-                            yield played.entry, cell
-                    if at_once == 1 and not playing:
-                        self._settle()
-            finally:
-                for played in playing:
-                    played.end(0)
-
-    def _settle(self) -> None:
-        """Wait until the machine has no more processes than it had, or nearly.
-
-        A competitor's tree falls to an init that may be slower to reap than it was to fork, and
-        until then nothing can be started. Where it never ends, the next cell says so.
-        """
-        with contextlib.suppress(AssertionError):
-            wait.wait_until(
-                lambda: len(psutil.pids()) < self._processes_before + _FEW,
-                timeout_s=_SETTLE_S,
-                what="what a cell left is reaped",
-            )
 
 
 def verdict(cells: dict[Entry, Cell]) -> list[str]:

@@ -32,15 +32,13 @@ from tests.support.witness import now_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
     from typing import TypeVar
 
     from tests.matrix.model import Fault, Timing
     from tests.support.competitors import Competitor
-    from tests.support.controlplane import ControlPlane
     from tests.support.kube_candidates import KubeCandidates
     from tests.support.proxy import Proxy
-    from tests.support.witness import Tree, Witness
+    from tests.support.witness import Tree
 
     T = TypeVar("T")
 
@@ -77,7 +75,8 @@ class Scenario:
     """One election, as a fault sees it.
 
     `competitor` is its name. `first` is the tree that ran before the fault, once there is one.
-    `candidates`, `plane` and `witness` are there for what has no word here.
+    `candidates`, `plane` and `witness` are there for what has no word here; servers of the control
+    plane are stopped or paused by `server` only. `proxy` returns the one of a candidate.
     """
 
     def __init__(
@@ -88,8 +87,13 @@ class Scenario:
         candidates: KubeCandidates,
     ) -> None:
         self.competitor = competitor
+        self.ours = competitor == OURS
         self.timing = timing
         self.candidates = candidates
+        self.directory = candidates.directory
+        self.plane = candidates.plane
+        self.proxy = candidates.proxy
+        self.witness = candidates.witness
         self.first: Tree | None = None
         self.facts: dict[str, Any] = {}
         self.proofs: list[str] = []
@@ -105,26 +109,6 @@ class Scenario:
     # --- what is there
 
     @property
-    def witness(self) -> Witness:
-        """The judge."""
-        return self.candidates.witness
-
-    @property
-    def plane(self) -> ControlPlane:
-        """The control plane. Stop or pause its servers by `server` only."""
-        return self.candidates.plane
-
-    @property
-    def directory(self) -> Path:
-        """A directory of the cell's own."""
-        return self.candidates.directory
-
-    @property
-    def ours(self) -> bool:
-        """Whether the competitor is leaderexec."""
-        return self.competitor == OURS
-
-    @property
     def tree(self) -> Tree:
         """The tree that ran before the fault."""
         if self.first is None:
@@ -134,10 +118,6 @@ class Scenario:
     def candidate(self, name: str) -> Candidate:
         """Return a candidate by its name."""
         return self.candidates.by_name[name]
-
-    def proxy(self, name: str) -> Proxy:
-        """Return the proxy between a candidate and the API server; made for it if need be."""
-        return self.candidates.proxy(name)
 
     # --- candidates
 
@@ -264,7 +244,7 @@ class Scenario:
         self.begin()
         getattr(server, verb)()
         if verb in {"start", "resume"}:
-            self.plane.ensure_ready()
+            self.plane.wait_ready()
         elif verb == "stop" and server.running:
             raise Invalid(f"{order}: it still runs")
         self.proofs.append(order)

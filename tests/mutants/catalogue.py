@@ -85,32 +85,32 @@ RULES: Final = (
             "renew-time-a-microsecond-later: that it is later by a whole second",
             "election.py Election._next_write_us",
             {"(last_us // SECOND_US + 1) * SECOND_US": "last_us + 1"},
-            f"{_ELECTION}test_renew_time_moves_on_when_the_wall_clock_is_set_back",
+            f"{_ELECTION}test_story[renew time moves on when the wall clock is set back]",
             f"{_ELECTION}test_whole_seconds_grow_with_every_write_within_one_second",
         ),
         _mutant(
             "renew-time-forgets-lost-writes: the memory of what was written and not answered",
             "election.py Election._issue",
             {"self._written_us = max(self._written_us, record.renew_time_us or 0)": ""},
-            f"{_ELECTION}test_renew_time_is_later_than_that_of_a_write_whose_reply_was_lost",
+            f"{_ELECTION}test_story[renew time is later than that of a write whose reply was lost]",
         ),
         _mutant(
             "renew-time-forgets-the-predecessor: the look at what a dead elector has written",
             "election.py Election._next_write_us",
             {"last_us = max(last_us, self._seen.record.renew_time_us or 0)": ""},
-            f"{_ELECTION}test_an_heir_writes_a_later_second_than_its_predecessor",
+            f"{_ELECTION}test_story[an heir writes a later second than its predecessor]",
         ),
         _mutant(
             "unchanged-renewal-counts: that a renewal counts only if the version changed",
             "election.py Election._wrote_renewal",
             {"snapshot.version == call.seen.version": 'snapshot.version == ""'},
-            f"{_ELECTION}test_a_renewal_that_changed_no_version_is_not_counted",
+            f"{_ELECTION}test_story[a renewal that changed no version is not counted]",
         ),
         _mutant(
             "unchanged-acquisition-counts: that an acquisition counts only if the version changed",
             "election.py Election._wrote_acquisition",
             {"snapshot.version == call.seen.version": 'snapshot.version == ""'},
-            f"{_ELECTION}test_an_attempt_that_changed_nothing_is_no_leadership",
+            f"{_ELECTION}test_story[an attempt that changed nothing is no leadership]",
         ),
         _mutant(
             "retry-within-a-second: the least retry period of a second",
@@ -123,13 +123,13 @@ RULES: Final = (
             "counts-an-acquisition-that-was-changed: that a 200 may stand for another record",
             "election.py Election._wrote_acquisition",
             {"not _kept(record, snapshot.record)": "False"},
-            f"{_ELECTION}test_a_write_that_was_changed_on_its_way_counts_for_nothing",
+            f"{_ELECTION}test_story[an acquisition that was changed on its way counts for nothing]",
         ),
         _mutant(
             "counts-a-renewal-that-was-changed: that a 200 may stand for another record",
             "election.py Election._wrote_renewal",
             {"not _kept(call.record, snapshot.record)": "False"},
-            f"{_ELECTION}test_a_write_that_was_changed_on_its_way_counts_for_nothing",
+            f"{_ELECTION}test_story[a renewal that was changed on its way counts for nothing]",
         ),
     ),
     _rule(
@@ -154,7 +154,7 @@ RULES: Final = (
             "leads-on-a-created-object: that an acquisition which created another object is none",
             "election.py Election._wrote_acquisition",
             {"snapshot.uid != call.seen.uid": "not snapshot.uid"},
-            f"{_ELECTION}test_an_attempt_that_created_another_object_is_no_leadership",
+            f"{_ELECTION}test_story[an attempt that created another object is no leadership]",
         ),
         _mutant(
             "created-object-is-taken-at-once: the wait after an object was created by mistake",
@@ -167,40 +167,39 @@ RULES: Final = (
             "renews-a-created-object: that a renewal which created another object is a loss",
             "election.py Election._wrote_renewal",
             {"snapshot.uid != call.seen.uid": "not snapshot.uid"},
-            f"{_ELECTION}test_a_renewal_that_created_another_object_is_a_loss",
+            f"{_ELECTION}test_story[a renewal that created another object is a loss]",
         ),
         _mutant(
             "absent-while-leading-is-no-loss: that 404 while leading is a loss",
             "election.py Election._failed",
             {'self._lose("the lock\'s object was deleted")': ""},
-            f"{_ELECTION}test_a_deleted_object_is_a_loss",
+            f"{_ELECTION}test_story[a deleted object is a loss]",
         ),
         _mutant(
             "reads-past-a-deletion: that a leader which reads nothing has lost",
             "election.py Election._read_as_holder",
             {"self._absent": "False"},
-            f"{_ELECTION}test_a_conflict_is_a_loss_only_when_a_read_says_so[None-was deleted]",
+            f"{_ELECTION}test_story[a conflict is a loss if a read shows a deletion]",
         ),
         _mutant(
             "another-uid-while-leading-is-no-loss: that a leader which reads another uid has lost",
             "election.py Election._read_as_holder",
             {"self._seen.uid != self._holding.uid": "not self._seen.uid"},
-            f"{_ELECTION}test_a_conflict_is_a_loss_only_when_a_read_says_so"
-            "[found2-replaced by another]",
-            f"{_ELECTION}test_an_heir_keeps_the_token_only_if_nothing_of_the_claim_changed[uid]",
+            f"{_ELECTION}test_story[a conflict is a loss if a read shows another object]",
+            f"{_ELECTION}test_story[an heir keeps the token only if the uid has not changed]",
             also="3",
         ),
         _mutant(
             "deletion-frees: the stamp that is kept across a deletion",
             "election.py Election._free_at_ns",
             {"seen = self._seen": "seen = self._present"},
-            f"{_ELECTION}test_a_stamp_is_kept_across_a_deletion",
+            f"{_ELECTION}test_story[a stamp is kept across a deletion]",
         ),
         _mutant(
             "deletion-of-an-unseen-version-frees: the wait for a version that was deleted unseen",
             "election.py Election._observe",
             {"self._outdated": "False"},
-            f"{_ELECTION}test_a_version_that_was_missed_and_deleted_is_waited_out",
+            f"{_ELECTION}test_story[a version that was missed and deleted is waited out]",
         ),
         without="that deletes carry preconditions: leaderexec deletes no object",
     ),
@@ -220,13 +219,13 @@ RULES: Final = (
                 self._renew_at_ns = self._now.boot_ns
                 """
             },
-            f"{_ELECTION}test_an_heir_reads_first_and_grants_after_its_own_write_only",
+            f"{_ELECTION}test_story[an heir reads first and grants after its own write only]",
         ),
         _mutant(
             "two-requests-in-flight: that a leader waits for the answer to its last request",
             "election.py Election._act_holder",
             {"if self._call is not None: return": ""},
-            f"{_ELECTION}test_one_request_is_in_flight_at_a_time",
+            f"{_ELECTION}test_story[one request is in flight at a time]",
         ),
         _mutant(
             "believes-any-answer: that an answer counts for its own request only",
@@ -238,20 +237,20 @@ RULES: Final = (
             "releases-beside-a-renewal: that a release waits for the renewal in flight",
             "election.py Election._act_releasing",
             {"if self._call is not None: return": ""},
-            f"{_ELECTION}test_a_release_waits_for_the_renewal_in_flight",
+            f"{_ELECTION}test_story[a release waits for the renewal in flight]",
         ),
         _mutant(
             "releases-anothers-record: that only its own record is given back",
             "election.py Election._act_releasing",
             {"not self._mine(self._seen.record)": "False"},
-            f"{_ELECTION}test_a_conflict_on_release_with_another_holder_is_left_alone",
+            f"{_ELECTION}test_story[a conflict on release with another holder is left alone]",
             also="G5",
         ),
         _mutant(
             "releases-a-deleted-object: that what was deleted is not written again by a release",
             "election.py Election._act_releasing",
             {"self._absent": "False"},
-            f"{_ELECTION}test_a_release_of_a_deleted_object_resurrects_nothing",
+            f"{_ELECTION}test_story[a release of a deleted object resurrects nothing]",
             also="G5",
         ),
         _mutant(
@@ -259,7 +258,7 @@ RULES: Final = (
             "model.py Claim.made",
             {"record.holder == self.holder": "True"},
             f"{_MODEL}test_a_claim_is_not_made_by_another_leadership[claim0]",
-            f"{_ELECTION}test_an_heir_keeps_the_token_only_if_nothing_of_the_claim_changed[holder]",
+            f"{_ELECTION}test_story[an heir keeps the token only if the holder has not changed]",
             also="12",
         ),
         _mutant(
@@ -267,8 +266,8 @@ RULES: Final = (
             "model.py Claim.made",
             {"record.acquire_time_us == self.acquire_time_us": "True"},
             f"{_MODEL}test_a_claim_is_not_made_by_another_leadership[claim1]",
-            f"{_ELECTION}test_an_heir_keeps_the_token_only_if_nothing_of_the_claim_changed"
-            "[acquire time]",
+            f"{_ELECTION}test_story"
+            "[an heir keeps the token only if the acquire time has not changed]",
             also="12",
         ),
         _mutant(
@@ -276,8 +275,8 @@ RULES: Final = (
             "model.py Claim.made",
             {"record.transitions == self.transitions": "True"},
             f"{_MODEL}test_a_claim_is_not_made_by_another_leadership[claim2]",
-            f"{_ELECTION}test_an_heir_keeps_the_token_only_if_nothing_of_the_claim_changed"
-            "[transitions]",
+            f"{_ELECTION}test_story"
+            "[an heir keeps the token only if the transitions have not changed]",
             also="12",
         ),
     ),
@@ -362,7 +361,7 @@ RULES: Final = (
                     self._wake(self._take_over_at_ns)
                 """: "self._wake(now_ns + SECOND_NS)"
             },
-            f"{_TENURE}test_a_keeper_that_does_not_kill_in_time_is_taken_over_from",
+            f"{_TENURE}test_story[a keeper that does not kill in time is taken over from]",
             also="G3",
         ),
         _mutant(
@@ -416,7 +415,7 @@ RULES: Final = (
             "childs-end-is-the-trees: that the lock is kept while leftovers of the child live",
             "tenure.py Tenure._child_ended",
             {"self._stop(Cause.CHILD_ENDED, exit_code=exit_code)": "self._tree_ended()"},
-            f"{_TENURE}test_what_a_child_leaves_behind_is_stopped_and_then_killed",
+            f"{_TENURE}test_story[what a child leaves behind is stopped and then killed]",
             also="G2",
         ),
         _mutant(
@@ -441,7 +440,7 @@ RULES: Final = (
             "starts-on-a-late-grant: that a grant whose stop deadline has passed starts nothing",
             "tenure.py Tenure._granted",
             {"now_ns >= self._stop_at_ns": "now_ns >= self._expires_at_ns"},
-            f"{_TENURE}test_a_grant_that_arrives_after_its_stop_deadline_starts_nothing",
+            f"{_TENURE}test_story[a grant that arrives after its stop deadline starts nothing]",
             also="7",
         ),
     ),
@@ -453,31 +452,31 @@ RULES: Final = (
             "grants-of-old-electors: that only the present elector grants",
             "tenure.py Tenure._granted",
             {"if grant.generation != self.generation: return": ""},
-            f"{_TENURE}test_a_grant_of_another_generation_is_ignored",
+            f"{_TENURE}test_story[a grant of another generation is ignored]",
         ),
         _mutant(
             "grants-that-are-not-later: that a grant which is not later changes nothing",
             "tenure.py Tenure._granted",
             {"grant.expires_at_ns <= held.expires_at_ns": "False"},
-            f"{_TENURE}test_a_grant_that_is_not_later_is_ignored",
+            f"{_TENURE}test_story[a grant that is not later is ignored]",
         ),
         _mutant(
             "grants-that-have-expired: that a grant in the past extends nothing",
             "tenure.py Tenure._granted",
             {"now_ns >= grant.expires_at_ns": "False"},
-            f"{_TENURE}test_a_grant_that_has_expired_is_ignored",
+            f"{_TENURE}test_story[a grant that has expired is ignored]",
         ),
         _mutant(
             "grants-of-another-leadership: that another token never extends a running tree",
             "tenure.py Tenure._granted",
             {"grant.token != held.token": "False"},
-            f"{_TENURE}test_another_leaderships_grant_never_extends_a_running_tree",
+            f"{_TENURE}test_story[a grant of another leadership never extends a running tree]",
         ),
         _mutant(
             "releases-of-another-leadership: that only its own release ends a leadership",
             "tenure.py Tenure._released",
             {"event.token == self.grant.token": "True"},
-            f"{_TENURE}test_a_release_that_is_not_for_this_leadership_changes_nothing",
+            f"{_TENURE}test_story[a release that is not for this leadership changes nothing]",
         ),
         _mutant(
             "empty-packet-ends-a-channel: that an empty packet is garbage like any other",
@@ -637,13 +636,13 @@ RULES: Final = (
             "name-is-enough: that a record is its own only if it wrote it",
             "election.py Election._mine",
             {"self._slot or (self._claim is not None and self._claim.made(record))": "True"},
-            f"{_ELECTION}test_a_name_that_may_be_used_twice_proves_nothing",
+            f"{_ELECTION}test_story[a name that may be used twice proves nothing]",
         ),
         _mutant(
             "random-name-is-enough: that a name alone is enough for a slot only",
             "election.py Election._mine",
             {"self._slot": "self._unique"},
-            f"{_ELECTION}test_a_name_alone_is_not_enough_though_nobody_else_can_have_it",
+            f"{_ELECTION}test_story[a name alone is not enough though nobody else can have it]",
         ),
         _mutant(
             "slot-that-is-taken: that a name alone is enough for who holds the claim",
@@ -659,33 +658,34 @@ RULES: Final = (
                 self._seen.record.holder != self.identity
                 """
             },
-            f"{_ELECTION}test_a_leader_whose_name_another_writes_has_lost",
+            f"{_ELECTION}test_story[a leader whose name another writes has lost]",
         ),
         _mutant(
             "claim-outlives-its-leadership: that a claim ends when another holds the lock",
             "election.py Election._observe",
             {"self._claim = None": ""},
-            f"{_ELECTION}test_a_record_that_was_ours_frees_nothing_once_another_has_led",
+            f"{_ELECTION}test_story[a record that was its own frees nothing once another has led]",
             more=_edits("election.py Election._lose", {"self._claim = None": ""}),
         ),
         _mutant(
             "claim-outlives-its-release: that a claim ends when the lock is given back",
             "election.py Election._finish_release",
             {"if outcome == 'released': self._claim = None": ""},
-            f"{_ELECTION}test_a_record_that_was_given_back_frees_nothing_when_it_is_restored",
+            f"{_ELECTION}test_story"
+            "[a record that was given back frees nothing when it is restored]",
         ),
         _mutant(
             "refused-attempt-is-a-claim: that a refused attempt makes no claim",
             "election.py Election._failed",
             {"self._attempt_open, self._claim = False, None": "self._attempt_open = False"},
-            f"{_ELECTION}test_one_id_and_one_microsecond_do_not_make_two_leaders",
+            f"{_ELECTION}test_story[one id and one microsecond do not make two leaders]",
         ),
         _mutant(
             "claims-of-one-second: the doubt about a claim that two can make in one second",
             "election.py Election._doubt_claim",
             {"self._traits.time_unit_us > 1": "self._traits.time_unit_us < 1"},
-            _ELECTION
-            + "test_twins_of_one_second_that_are_both_told_to_leave_do_not_release_each_other",
+            f"{_ELECTION}test_story"
+            "[twins of one second that are both told to leave do not release each other]",
         ),
         _mutant(
             "given-name-counts-as-unique: that --id may be used twice",
@@ -703,7 +703,7 @@ RULES: Final = (
             "slot-without-knowing-it: that a slot must be known",
             "config.py _identity",
             {"_POD_UID.fullmatch(uid)": "True"},
-            f"{_CONFIG}test_no_slot_without_knowing_it[POD_UID-$(POD_UID)]",
+            f"{_CONFIG}test_golden_config",
         ),
         _mutant(
             "slot-of-another-machine: the host's name in a slot that somebody copied",
@@ -750,13 +750,13 @@ RULES: Final = (
                 known_ns is not None and record.lease_duration_ns < known_ns
                 """
             },
-            f"{_ELECTION}test_a_grant_is_no_longer_than_the_shortest_duration_seen[peers_s0-8]",
+            f"{_ELECTION}test_story[a grant is no longer than the shortest duration seen]",
         ),
         _mutant(
             "leads-beside-too-short-a-peer: that nobody leads for less than a retry period",
             "election.py Election._may_lead",
             {"self._room_ns > self._timing.least_term_ns": "self._room_ns > 0"},
-            f"{_ELECTION}test_the_least_duration_that_serves_is_tried",
+            f"{_ELECTION}test_story[the least duration that serves is tried]",
         ),
         _mutant(
             "heir-forgets-short-peers: that an heir keeps the bound of its predecessor",
@@ -786,14 +786,14 @@ RULES: Final = (
             "stop-signal-to-the-group: that the stop signal goes to the direct child alone",
             "tenure.py Tenure.__init__",
             {"Scope.GROUP if signal_group else Scope.CHILD": "Scope.GROUP"},
-            f"{_TENURE}test_without_renewals_the_tree_is_asked_to_stop_and_then_killed",
+            f"{_TENURE}test_story[without renewals the tree is asked to stop and then killed]",
             f"{_STOPPING}test_the_stop_signal_goes_to_the_direct_child_only",
         ),
         _mutant(
             "leftovers-are-not-asked: the stop signal to what a stopped child leaves",
             "tenure.py Tenure._child_ended",
             {"self._effects.append(SignalTree(self._stop_signal, Scope.ALL, stop=True))": ""},
-            f"{_TENURE}test_leftovers_of_a_stopped_child_get_the_stop_signal",
+            f"{_TENURE}test_story[leftovers of a stopped child get the stop signal]",
         ),
         _mutant(
             "stopped-child-is-not-continued: CONT after the stop signal to a stopped child",
@@ -805,19 +805,19 @@ RULES: Final = (
             "spawns-after-term: that TERM before spawn means no spawn",
             "tenure.py Tenure._stop_asked",
             {"self._move(Cause.STOP_ASKED, signal=signum)": ""},
-            f"{_TENURE}test_a_request_to_stop_before_the_grant_starts_nothing",
+            f"{_TENURE}test_story[a request to stop before the grant starts nothing]",
         ),
         _mutant(
             "leaves-an-acquisition-behind: that a standby which ends waits for its attempt",
             "election.py Election._start_release",
             {"self._attempt_open": "False"},
-            f"{_ELECTION}test_a_standby_that_ends_while_acquiring_releases_what_landed",
+            f"{_ELECTION}test_story[a standby that ends while acquiring releases what landed]",
         ),
         _mutant(
             "leaves-a-lost-attempt-behind: that an attempt without an answer may still land",
             "election.py Election._act_releasing",
             {"not self._attempt_open": "True"},
-            f"{_ELECTION}test_a_standby_that_ends_waits_for_an_attempt_that_may_still_land",
+            f"{_ELECTION}test_story[a standby that ends waits for an attempt that may still land]",
         ),
         _mutant(
             "guardian-dies-of-term: that the guardian blocks signals and reads them",
@@ -898,7 +898,7 @@ RULES: Final = (
             "terminal-stays-with-the-guardian: that the terminal is the child's",
             "keeper.py _take_terminal",
             {"os.tcsetpgrp(0, os.getpid())": ""},
-            f"{_HTTP}test_a_terminals_interrupt_is_the_childs",
+            f"{_TERMINAL}test_what_a_child_with_a_terminal_ever_gets[session]",
         ),
         _mutant(
             "job-stops-within-a-turn: that what came during the stop is heard first",
@@ -935,7 +935,7 @@ RULES: Final = (
             "lateness-is-forgiven: that a late wake-up is noticed",
             "tenure.py Tenure.step",
             {"self._was_late(now_ns - self.wake_at_ns)": ""},
-            f"{_TENURE}test_lateness_is_added_to_the_margin_from_then_on",
+            f"{_TENURE}test_story[lateness is added to the margin from then on]",
         ),
         _mutant(
             "stopped-job-is-late: that a stop which the terminal's user asked for is no lateness",
@@ -959,13 +959,13 @@ RULES: Final = (
             "lateness-of-the-last-time: that the worst lateness counts",
             "tenure.py Tenure._was_late",
             {"worst_ns > self._lateness_ns": "worst_ns != self._lateness_ns"},
-            f"{_TENURE}test_the_worst_lateness_counts",
+            f"{_TENURE}test_story[the worst lateness counts]",
         ),
         _mutant(
             "lateness-is-not-told-the-keeper: that the keeper's deadline moves too",
             "tenure.py Tenure._was_late",
             {"self._effects.append(SetDeadline(self.kill_at_ns))": ""},
-            f"{_TENURE}test_lateness_moves_the_keepers_deadline_too",
+            f"{_TENURE}test_story[lateness moves the deadline of the keeper too]",
         ),
     ),
     _rule(
@@ -1002,13 +1002,13 @@ RULES: Final = (
                 self._now.boot_ns + min(record.lease_duration_ns, self._lease_ns)
                 """
             },
-            f"{_ELECTION}test_a_grant_counts_from_before_the_write_was_sent",
+            f"{_ELECTION}test_story[a grant counts from before the write was sent]",
         ),
         _mutant(
             "renewed-at-the-reply: that the renew deadline counts from before sending",
             "election.py Election._count",
             {"renewed_at_ns=call.sent_ns": "renewed_at_ns=self._now.boot_ns"},
-            f"{_ELECTION}test_a_grant_counts_from_before_the_write_was_sent",
+            f"{_ELECTION}test_story[a grant counts from before the write was sent]",
         ),
         _mutant(
             "clock-that-a-suspend-stops: that times are of CLOCK_BOOTTIME",
@@ -1026,19 +1026,19 @@ RULES: Final = (
             "no-stop-at-the-renew-deadline: the stop signal at the renew deadline",
             "tenure.py Tenure._set_limits",
             {"grant.renewed_at_ns + self._timing.renew_deadline_ns": "grant.expires_at_ns"},
-            f"{_TENURE}test_a_grant_starts_a_tree_with_both_deadlines",
+            f"{_TENURE}test_story[a grant starts a tree with both deadlines]",
         ),
         _mutant(
             "no-kill-at-the-deadline: SIGKILL at the deadline",
             "tenure.py Tenure._pass_deadlines",
             {"self._kill(Cause.DEADLINE)": ""},
-            f"{_TENURE}test_without_renewals_the_tree_is_asked_to_stop_and_then_killed",
+            f"{_TENURE}test_story[without renewals the tree is asked to stop and then killed]",
         ),
         _mutant(
             "drains-beyond-the-lease: that the lease bounds a drain",
             "tenure.py Tenure.kill_at_ns",
             {"min(self._kill_at_ns, self._stop_by_ns)": "self._stop_by_ns"},
-            f"{_TENURE}test_a_drain_is_bounded_by_the_lease_when_renewals_fail",
+            f"{_TENURE}test_story[a drain is bounded by the lease when renewals fail]",
         ),
         _mutant(
             "grace-in-anothers-lease: that a lock held by another kills at once",
@@ -1049,7 +1049,7 @@ RULES: Final = (
                     self._stop(Cause.OVERDUE)
                 """
             },
-            f"{_TENURE}test_a_lock_that_belongs_to_another_kills_at_once",
+            f"{_TENURE}test_story[a lock that belongs to another kills at once]",
         ),
         _mutant(
             "late-renewal-revokes-a-stop: that stopping is irrevocable",
@@ -1064,7 +1064,7 @@ RULES: Final = (
                 self.state = State.RUNNING
                 """
             },
-            f"{_TENURE}test_stopping_is_irrevocable",
+            f"{_TENURE}test_story[stopping is irrevocable]",
         ),
         _mutant(
             "keeper-without-a-deadline: that the keeper kills at the deadline by itself",
@@ -1085,7 +1085,7 @@ RULES: Final = (
                 now_ns >= try_at_ns and self._may_lead()
                 """
             },
-            f"{_ELECTION}test_after_a_loss_there_is_no_new_try_before_the_tree_is_gone",
+            f"{_ELECTION}test_story[after a loss there is no new try before the tree is gone]",
         ),
     ),
     _rule(
@@ -1141,25 +1141,25 @@ RULES: Final = (
                     self._effects.append(KillGuardian())
                 """
             },
-            f"{_ELECTION}test_a_leader_whose_guardian_is_silent_stops_renewing_and_kills_it",
+            f"{_ELECTION}test_story[a leader whose guardian is silent stops renewing and kills it]",
         ),
         _mutant(
             "kills-the-last-who-can-kill: that a guardian which alone can end a tree is spared",
             "election.py Election._act_holder",
             {"not self._guardian_needed": "True"},
-            f"{_ELECTION}test_a_guardian_that_alone_can_end_the_tree_is_not_killed",
+            f"{_ELECTION}test_story[a guardian that alone can end the tree is not killed]",
         ),
         _mutant(
             "campaigns-for-a-silent-guardian: that a standby whose guardian is silent does not try",
             "election.py Election._act_standby",
             {"silent": "False"},
-            f"{_ELECTION}test_a_standby_whose_guardian_is_silent_does_not_try",
+            f"{_ELECTION}test_story[a standby whose guardian is silent does not try]",
         ),
         _mutant(
             "campaigns-for-a-dead-guardian: that a standby whose guardian died does not try",
             "election.py Election._act_standby",
             {"self._guardian_dead": "False"},
-            f"{_ELECTION}test_a_standby_whose_guardian_died_does_not_try",
+            f"{_ELECTION}test_story[a standby whose guardian died does not try]",
         ),
         _mutant(
             "silence-of-a-suspended-machine: that whoever overslept hears the others out",
@@ -1175,7 +1175,7 @@ RULES: Final = (
             "release-is-waited-out: that a released lock is free at once",
             "election.py Election._free_at_ns",
             {"not seen.record.holder": "seen.record.holder is None"},
-            f"{_ELECTION}test_a_released_lock_is_taken_at_once",
+            f"{_ELECTION}test_story[a released lock is taken at once]",
         ),
     ),
     _rule(
@@ -1190,8 +1190,8 @@ RULES: Final = (
                 self._timing.lease_duration_ns
                 """
             },
-            _ELECTION
-            + "test_a_held_lock_is_tried_when_its_own_duration_has_passed_since_it_changed",
+            f"{_ELECTION}test_story"
+            "[a held lock is tried when its own duration has passed since it changed]",
         ),
         _mutant(
             "no-duration-is-no-lease: that a record without a duration is waited out",
@@ -1201,19 +1201,19 @@ RULES: Final = (
                 record.lease_duration_ns
                 """
             },
-            f"{_ELECTION}test_a_record_without_a_duration_is_given_ours",
+            f"{_ELECTION}test_story[a record without a duration is given the usual one]",
         ),
         _mutant(
             "renewals-of-others-are-not-seen: that a changed record starts the wait anew",
             "election.py Election._observe",
             {"before.record != snapshot.record": "False"},
-            f"{_ELECTION}test_each_renewal_that_is_seen_starts_the_wait_anew",
+            f"{_ELECTION}test_story[each renewal that is seen starts the wait anew]",
         ),
         _mutant(
             "old-news-of-a-watch: that a watch which lags behind is not believed",
             "election.py Election._observe",
             {"if asked_ns is None or asked_ns < self._seen_ns: return False": ""},
-            f"{_ELECTION}test_a_watch_that_lags_behind_our_own_read_is_ignored",
+            f"{_ELECTION}test_story[a watch that lags behind a read is ignored]",
         ),
         _mutant(
             "unreadable-annotation-is-free: that an empty annotation is an error",
@@ -1278,7 +1278,7 @@ RULES: Final = (
             "released-for-a-whole-lease: the one second in a released record",
             "election.py Election._act_releasing",
             {"lease_duration_s=1": "lease_duration_s=self._timing.lease_duration_s"},
-            f"{_ELECTION}test_a_release_writes_nobody_for_one_second",
+            f"{_ELECTION}test_story[a release writes nobody for one second]",
         ),
         _mutant(
             "transitions-by-another-name: the record of 2016 to the byte",

@@ -7,10 +7,8 @@ credentials are in the kube lane, an installed bundle in images is in the contai
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -369,30 +367,3 @@ def test_installs_itself_for_any_user(root: Root, uid: int | None) -> None:
     assert (done.returncode, done.stdout) == (0, b"hello\n"), done.stderr
     for path in moved.rglob("*"):
         assert path.lstat().st_uid == (uid or 0)
-
-
-@root_only
-def test_install_as_init_can_be_stopped(root: Root) -> None:
-    """TERM ends an install that waits, also as PID 1, and leaves nothing."""
-    shared = root.directory / "tmp" / "shared"
-    shared.mkdir()
-    descriptor = os.open(shared, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    command = [*root.wrapper(init=True), "/leaderexec/leaderexec", "install", "/tmp/shared"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            (init,) = wait_until(
-                lambda: _waiting_below(process.pid), timeout_s=BOUND_S, what="it waits for the lock"
-            )
-            os.kill(init, signal.SIGTERM)
-            assert process.wait(BOUND_S) == 143
-        finally:
-            process.kill()
-    os.close(descriptor)
-    assert list(shared.iterdir()) == []
-
-
-def _waiting_below(pid: int) -> list[int]:
-    lines = Path("/proc/locks").read_text().splitlines()
-    waiting = {int(line.split()[5]) for line in lines if "->" in line}
-    return [child for child in children_of(pid) if child in waiting]

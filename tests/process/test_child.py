@@ -104,17 +104,6 @@ def test_a_command_that_vanishes_while_standing_by_gives_127(
     candidates.assert_followed(tree, "c")
 
 
-def test_a_lock_of_another_election_is_refused(candidates: Candidates, tmp_path: Path) -> None:
-    """A file that holds another election's record is left alone."""
-    assert candidates.start("a", child=["/bin/true"]).wait() == 0
-    before = (tmp_path / "lock").read_text()
-    candidates.lock = ("--election=y", *candidates.lock[1:])
-    other = candidates.start("b", child=["/bin/true"])
-    assert other.wait() == 2
-    assert "'x'" in other.log
-    assert (tmp_path / "lock").read_text() == before
-
-
 @pytest.mark.parametrize("cleared", [False, True])
 def test_nested_in_the_same_election_is_refused(candidates: Candidates, cleared: bool) -> None:
     """A leaderexec inside the child's tree would wait for itself for ever."""

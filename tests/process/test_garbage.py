@@ -109,9 +109,12 @@ def _flood(sock: socket.socket) -> Iterator[None]:
 def test_a_flood_of_garbage_gives_no_tree_more_time(candidates: Candidates) -> None:
     """While a stopped elector's channel is flooded, its tree dies in time.
 
-    The same guardian then has another elector, and as many descriptors as before.
+    The same guardian then has another elector, and as many descriptors as before; and a flood does
+    not take its attention from a request to stop.
     """
-    leader, tree = candidates.start_leader("a", child=child_command(*STUBBORN))
+    leader, tree = candidates.start_leader(
+        "a", "--stop-timeout=300ms", child=child_command(*STUBBORN)
+    )
     guardian, elector = leader.guardian, leader.elector
     leader.wait_event("child started")
 
@@ -126,22 +129,14 @@ def test_a_flood_of_garbage_gives_no_tree_more_time(candidates: Candidates) -> N
         resume(elector)
     wait_until(lambda: is_gone(elector), timeout_s=TAKEOVER_S, what="the elector is replaced")
     candidates.by_name["b"].terminate()
-    candidates.assert_followed(successor, "a")
+    tree = candidates.assert_followed(successor, "a")
     assert leader.guardian == guardian
     wait_until(
         lambda: descriptors() == before,
         timeout_s=TAKEOVER_S,
         what=lambda: f"the guardian has {before} descriptors again, not {descriptors()}",
     )
-
-
-@pytest.mark.alone
-def test_a_flood_of_garbage_does_not_keep_the_guardian_from_stopping(
-    candidates: Candidates,
-) -> None:
-    """A flooded channel does not take the guardian's attention from a request to stop."""
-    leader, tree = candidates.start_leader("a")
     with _way_in(leader.elector) as sock, _flood(sock):
         leader.terminate()
         candidates.witness.wait_ended(tree, timeout_s=TAKEOVER_S)
-    assert leader.wait() == 143
+    assert leader.wait() in {137, 143}

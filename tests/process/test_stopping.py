@@ -26,18 +26,6 @@ def test_requests_to_stop_send_the_stop_signal(
     assert candidates.signals() == ["USR2"]
 
 
-def test_a_standby_ignores_signals_for_a_child(candidates: Candidates) -> None:
-    """HUP, USR1 and USR2 neither end a standby nor reach its later child."""
-    leader, tree = candidates.start_leader("a")
-    standby = candidates.start_standby("b")
-    for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        standby.signal(signum)
-    leader.terminate()
-    candidates.assert_followed(tree, "b")
-    candidates.witness.wait_note("ready", "b")
-    assert not candidates.signals("b")
-
-
 def test_the_stop_signal_goes_to_the_direct_child_only(candidates: Candidates) -> None:
     """Grandchildren are the child's business until it has ended, then they get it too."""
     child = child_command("--spawn", "plain", "--drain", "0.3", "--exit", "6")

@@ -82,30 +82,18 @@ def test_all_signals_blocked_by_the_parent(candidates: Candidates) -> None:
     assert leader.wait() == 143
 
 
-_OTHER = os.SCHED_OTHER
-_NO_NICE = ("setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice")
+@root_only
+@pytest.mark.parametrize("policy", ["other", "batch", "idle"])
+def test_the_child_is_scheduled_as_leaderexec_was(candidates: Candidates, policy: str) -> None:
+    """The keeper may have a better priority; the child has the one that the user chose.
 
-
-@pytest.mark.parametrize(
-    ("wrapper", "nice", "policy"),
-    [
-        ((), 0, _OTHER),
-        pytest.param(("chrt", "--batch", "0"), 0, os.SCHED_BATCH, marks=root_only),
-        pytest.param(("chrt", "--idle", "0"), 0, os.SCHED_IDLE, marks=root_only),
-        # A guardian may have been started at -5 without the right to set that itself.
-        pytest.param(("nice", "-n", "-5", *_NO_NICE), -5, _OTHER, marks=root_only),
-    ],
-    ids=["ordinary", "batch", "idle", "negative-nice"],
-)
-def test_the_child_is_scheduled_as_leaderexec_was(
-    candidates: Candidates, wrapper: tuple[str, ...], nice: int, policy: int
-) -> None:
-    """The keeper may have a better priority; the child has the one that the user chose."""
-    leader, tree = candidates.start_leader("a", wrapper=wrapper)
-    assert os.getpriority(os.PRIO_PROCESS, tree.main) == nice
-    assert os.sched_getscheduler(tree.main) == policy
-    if os.geteuid() == 0 and not wrapper:
-        assert os.getpriority(os.PRIO_PROCESS, leader.keeper) < 0
+    One that not every user could choose is in test_init.
+    """
+    leader, tree = candidates.start_leader("a", wrapper=("chrt", f"--{policy}", "0"))
+    assert os.sched_getscheduler(tree.main) == getattr(os, f"SCHED_{policy.upper()}")
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, tree.main) == usual
+    assert policy != "other" or os.getpriority(os.PRIO_PROCESS, leader.keeper) < usual
 
 
 @root_only

@@ -1,8 +1,7 @@
 """Terminals: whose keys they are, what Ctrl-Z stops, and what a shell makes of leaderexec.
 
 Each test types at the master side of a terminal. The shell is a real interactive bash; without one
-the guardian is the leader of its session, as it is in a container with a terminal. What can be seen
-without a shell is in tests/unit/test_terminal.py.
+the guardian is the leader of its session, as it is in a container with a terminal.
 """
 
 from __future__ import annotations
@@ -211,10 +210,7 @@ def wait_state(pid: int, *, stopped: bool) -> None:
 
 def wait_output(candidate: Candidate, text: str) -> None:
     """Wait until `text` was written to the standard output of a shell or its job."""
-    until(
-        lambda: text in candidate.output,
-        lambda: f"{text!r} is written; log:\n{candidate.log[-2000:]}",
-    )
+    until(lambda: text in candidate.output, lambda: f"{text!r} is written: {candidate.log[-2000:]}")
 
 
 def suspend(screen: Screen, candidate: Candidate) -> None:
@@ -266,8 +262,7 @@ def test_ctrl_z_and_no_fg(candidates: Candidates, screen: Screen) -> None:
     """Rule 16: a job that nobody continues is dead before another leads."""
     candidates.timing = BRISK
     a, _ = start_job(candidates, screen, "--ignore", "TERM")
-    tree = tree_and_standby(candidates)
-    guardian = a.guardian
+    tree, guardian = tree_and_standby(candidates), a.guardian
     suspend(screen, a)
     candidates.assert_followed(tree, "b", timeout_s=2 * TAKEOVER_S)
     assert is_gone(guardian)
@@ -374,57 +369,48 @@ def test_ctrl_z_on_a_pipeline(candidates: Candidates, screen: Screen) -> None:
     screen.wait_holder(shell)
 
 
-def test_a_pipelines_child_that_asks_gets_the_terminal(
-    candidates: Candidates, screen: Screen
-) -> None:
-    """A child that is not given the terminal at its start has it when it reads from it."""
-    child = ["bash", "-c", "read -r line </dev/tty; echo got $line"]
-    a = start_shell(candidates, screen, "true | bash a.job", child=child)
-    a.wait_event("child started")
-    screen.enter("hello")
-    wait_output(a, "got hello")
+@pytest.mark.parametrize("told", [True, False])
+def test_started_in_the_background(candidates: Candidates, screen: Screen, told: bool) -> None:
+    """The child of a background job has no terminal, and gets it with `fg`'s CONT, unseen.
 
-
-def test_started_in_the_background(candidates: Candidates, screen: Screen) -> None:
-    """The child of a background job has no terminal, and gets it with `fg`'s CONT, unseen."""
-    a, child = start_job(candidates, screen, line="bash a.job &")
+    Where `fg` tells the guardian nothing, Ctrl-Z stops the job as well, and Ctrl-C ends it.
+    """
+    a, child = start_job(candidates, screen, "--exit-on", "TERM", line="bash a.job &")
     assert screen.holder == shell_of(a)
     screen.enter("fg")
     screen.wait_holder(a.guardian)
-    a.signal(signal.SIGCONT)  # which bash sends to stopped jobs only, others always
-    screen.wait_holder(child)
-    screen.resize(30)
-    candidates.witness.wait_note("signal WINCH", "a")
-    assert candidates.signals() == ["WINCH"]
-    suspend(screen, a)
-
-
-def test_keys_for_a_job_that_was_in_the_background(candidates: Candidates, screen: Screen) -> None:
-    """Where `fg` tells the guardian nothing, Ctrl-Z stops the job as well, and Ctrl-C ends it."""
-    a, child = start_job(candidates, screen, "--exit-on", "TERM", line="bash a.job &")
-    screen.enter("fg")
-    screen.wait_holder(a.guardian)
+    if told:
+        a.signal(signal.SIGCONT)  # which bash sends to stopped jobs only, others always
+        screen.wait_holder(child)
+        screen.resize(30)
+        candidates.witness.wait_note("signal WINCH", "a")
+        assert candidates.signals() == ["WINCH"]
     suspend(screen, a)
     assert state_of(child) == "T"
-    screen.enter("bg")
-    candidates.witness.wait_note("signal CONT", "a")  # which TERM may overtake
-    screen.enter("fg; echo code=$?")
-    screen.wait_holder(a.guardian)
-    screen.press(CTRL_C)
-    wait_output(a, "code=0")
-    assert candidates.signals() == ["TSTP", "CONT", "TERM"]
+    if not told:
+        screen.enter("bg")
+        candidates.witness.wait_note("signal CONT", "a")  # which TERM may overtake
+        screen.enter("fg; echo code=$?")
+        screen.wait_holder(a.guardian)
+        screen.press(CTRL_C)
+        wait_output(a, "code=0")
+        assert candidates.signals() == ["TSTP", "CONT", "TERM"]
 
 
-def test_reading_in_the_background(candidates: Candidates, screen: Screen) -> None:
-    """A background child that reads from the terminal stops the job until `fg`, which hands it."""
-    child = ["bash", "-c", "read -r line; echo got $line"]
-    a = start_shell(candidates, screen, "bash a.job &", child=child)
+@pytest.mark.parametrize("line", ["true | bash a.job", "bash a.job &"])
+def test_a_child_that_reads_gets_the_terminal(
+    candidates: Candidates, screen: Screen, line: str
+) -> None:
+    """One that is not given it at its start has it when it reads, in the background after `fg`."""
+    child = ["bash", "-c", "read -r line </dev/tty; echo got $line"]
+    a = start_shell(candidates, screen, line, child=child)
     a.wait_event("child started")
-    wait_state(a.guardian, stopped=True)
-    screen.enter("jobs -l")
-    wait_output(a, "tty input")
-    screen.enter("fg")
-    until(lambda: screen.holder != shell_of(a), "in the foreground")
+    if line.endswith("&"):
+        wait_state(a.guardian, stopped=True)
+        screen.enter("jobs -l")
+        wait_output(a, "tty input")
+        screen.enter("fg")
+        until(lambda: screen.holder != shell_of(a), "in the foreground")
     screen.enter("hello")
     wait_output(a, "got hello")
 
@@ -470,7 +456,7 @@ def test_an_operators_stop_is_left_alone(candidates: Candidates, screen: Screen)
 def test_what_a_child_with_a_terminal_ever_gets(
     candidates: Candidates, screen: Screen, wrapper: Sequence[str]
 ) -> None:
-    """Each key and each resize reaches the child once, and nothing else ever does."""
+    """Each key, each resize and the end of the terminal reach it once, and nothing else does."""
     child = child_command("--ignore", "INT,QUIT,HUP", "--exit-on", "TERM", "--exit", "5")
     a = start_on(candidates, screen, child=child, wrapper=wrapper)
     wait_tree(candidates)
@@ -483,9 +469,11 @@ def test_what_a_child_with_a_terminal_ever_gets(
     candidates.witness.wait_note("signal WINCH", "a")
     a.signal(signal.SIGWINCH)  # as a runtime does
     candidates.witness.wait_note("signal WINCH", "a", count=2)
+    screen.hang_up()
+    candidates.witness.wait_note("signal HUP", "a")
     a.terminate()
     assert a.wait() == 5
-    assert candidates.signals() == [*expected, "WINCH", "WINCH", "TERM"]
+    assert candidates.signals() == [*expected, "WINCH", "WINCH", "HUP", "TERM"]
 
 
 @pytest.mark.parametrize(("keys", "code"), [(CTRL_C, 130), (CTRL_BACKSLASH, 131)])
@@ -560,18 +548,6 @@ def test_leftovers_do_not_keep_the_terminal(candidates: Candidates, screen: Scre
 
 
 # --- the terminal goes -----------------------------------------------------------------------
-
-
-def test_the_terminal_of_a_leader_hangs_up(candidates: Candidates, screen: Screen) -> None:
-    """Its child gets HUP once and nothing else, and may live on."""
-    child = child_command("--ignore", "HUP", "--exit-on", "TERM")
-    a = start_on(candidates, screen, child=child)
-    wait_tree(candidates)
-    screen.hang_up()
-    candidates.witness.wait_note("signal HUP", "a")
-    a.terminate()
-    assert a.wait() == 0
-    assert candidates.signals() == ["HUP", "TERM"]
 
 
 #: A shell's `nohup`.

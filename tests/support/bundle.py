@@ -9,14 +9,10 @@ machine what the bundle lacks.
 
     root = bundle.Root(tmp_path / "root")  # has busybox in /bin and the bundle in /leaderexec
     subprocess.run([*root.wrapper(init=True), "/leaderexec/leaderexec", "--version"])
-
-`python -m tests.support.bundle` builds it and prints its path.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import functools
 import hashlib
 import os
@@ -30,11 +26,11 @@ from typing import TYPE_CHECKING, Final
 
 from tests.support import controlplane
 from tests.support.candidate import Candidate
-from tests.support.controlplane import Unavailable
+from tests.support.controlplane import Unavailable, add_files, locked
 from tests.support.required import missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BUILDER: Final = ROOT / "docker" / "bundle" / "build.py"
@@ -43,6 +39,7 @@ _KEPT: Final = 3
 _SCRATCH: Final = ".bundle-"
 
 
+@functools.cache
 def bundle() -> Path:
     """Return the directory of the bundle of the present sources; build it unless the cache has it.
 
@@ -50,33 +47,35 @@ def bundle() -> Path:
     one half a minute. Processes that want it at the same time wait for each other. Where it cannot
     be built, the test is skipped, or fails where everything is required.
     """
-    try:
-        return ensure()
-    except Unavailable as error:
-        missing("bundle", error)
-
-
-@functools.cache
-def ensure() -> Path:
-    """Return the same, or raise `Unavailable`."""
-    cache = controlplane._cache()
-    built = cache / f"bundle-{_digest(_sources())}"
-    if (built / "leaderexec").exists():
-        return built
-    environment = cache / f"bundle-environment-{_digest([ROOT / 'pyproject.toml'])}"
-    with _locked(cache / "bundle-lock"):
-        if not (built / "leaderexec").exists():
-            for leftover in cache.glob(f"{_SCRATCH}*"):  # of a build that was killed
-                shutil.rmtree(leftover, ignore_errors=True)
-            # What is complete is put into its place in one step, below and by the builder.
-            with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=cache) as scratch:
-                fresh = Path(scratch) / "bundle"
-                command = [sys.executable, str(BUILDER), f"--output={fresh}"]
-                controlplane._run([*command, f"--environment={environment}"])
-                os.utime(fresh)  # what is built has a date of its own
-                fresh.rename(built)
-            _forget_old(cache)
+    built = controlplane.cache_directory() / f"bundle-{_digest(_sources())}"
+    if not (built / "leaderexec").exists():
+        try:
+            _build(built)
+        except Unavailable as error:
+            missing("bundle", error)
     return built
+
+
+def _build(built: Path) -> None:
+    cache = built.parent
+    environment = cache / f"bundle-environment-{_digest([ROOT / 'pyproject.toml'])}"
+    with locked(cache / "bundle-lock"):
+        if (built / "leaderexec").exists():
+            return
+        for leftover in cache.glob(f"{_SCRATCH}*"):  # of a build that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        # What is complete is put into its place in one step, here and by the builder.
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=cache) as scratch:
+            fresh = Path(scratch) / "bundle"
+            command = [sys.executable, str(BUILDER), f"--output={fresh}"]
+            controlplane.run_step([*command, f"--environment={environment}"])
+            os.utime(fresh)  # what is built has a date of its own
+            fresh.rename(built)
+        # All but the newest few are removed: another run may be using one of those.
+        for pattern in ("bundle-[0-9a-f]*", "bundle-environment-*"):
+            found = [path for path in cache.glob(pattern) if path.is_dir()]
+            for path in sorted(found, key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _sources() -> list[Path]:
@@ -86,26 +85,8 @@ def _sources() -> list[Path]:
 
 def _digest(paths: list[Path]) -> str:
     digest = hashlib.sha256(f"{sys.version} {platform.machine()}\n".encode())
-    for path in paths:
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)
+    add_files(digest, ROOT, paths)
     return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _forget_old(cache: Path) -> None:
-    """Remove all but the newest few: another run may be using one of those."""
-    for pattern in ("bundle-[0-9a-f]*", "bundle-environment-*"):
-        found = [path for path in cache.glob(pattern) if path.is_dir()]
-        for path in sorted(found, key=lambda path: path.stat().st_mtime)[:-_KEPT]:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 # --- a root with nothing in it ----------------------------------------------------------------
@@ -116,9 +97,9 @@ def busybox() -> Path:
     found = shutil.which("busybox")
     if found and b"/ld-" not in Path(found).read_bytes()[:4096]:
         return Path(found)
-    cached = controlplane._cache() / "busybox"
+    cached = controlplane.cache_directory() / "busybox"
     try:
-        with _locked(controlplane._cache() / "busybox-lock"):
+        with locked(controlplane.cache_directory() / "busybox-lock"):
             if not cached.exists():
                 _unpack_busybox(cached)
     except (OSError, ValueError, Unavailable) as error:
@@ -129,9 +110,11 @@ def busybox() -> Path:
 def _unpack_busybox(target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=target.parent) as scratch:
         directory = Path(scratch)
-        controlplane._run(["/usr/bin/apt-get", "download", "busybox-static"], directory=directory)
+        controlplane.run_step(
+            ["/usr/bin/apt-get", "download", "busybox-static"], directory=directory
+        )
         (package,) = directory.glob("*.deb")
-        controlplane._run(["/usr/bin/dpkg-deb", "-x", str(package), f"{scratch}/unpacked"])
+        controlplane.run_step(["/usr/bin/dpkg-deb", "-x", str(package), f"{scratch}/unpacked"])
         (program,) = directory.glob("unpacked/**/bin/busybox")
         program.rename(target)
 
@@ -156,6 +139,19 @@ int main(int argc, char **argv)
 """
 
 
+def fill_with_busybox(root: Path) -> None:
+    """Put a busybox with all of its applets, and directories with nothing in them, into a root."""
+    for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "var"):
+        (root / name).mkdir(parents=True)
+    (root / "tmp").chmod(0o1777)
+    program = root / "bin" / "busybox"
+    shutil.copy(busybox(), program)
+    program.chmod(0o755)
+    for applet in controlplane.run_step([str(program), "--list"]).split():
+        if applet != program.name:
+            (root / "bin" / applet).symlink_to(program.name)
+
+
 class Root:
     """A root directory that holds busybox in /bin and the bundle in /leaderexec.
 
@@ -164,16 +160,8 @@ class Root:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        for name in ("bin", "dev", "etc", "proc", "tmp", "var"):
-            (directory / name).mkdir(parents=True)
-        (directory / "tmp").chmod(0o1777)
+        fill_with_busybox(directory)
         (directory / "dev" / "null").touch()
-        program = directory / "bin" / "busybox"
-        shutil.copy(busybox(), program)
-        program.chmod(0o755)
-        for applet in controlplane._run([str(program), "--list"]).split():
-            if applet != program.name:
-                (directory / "bin" / applet).symlink_to(program.name)
         shutil.copytree(bundle(), directory / "leaderexec")
         # A user other than root must be able to reach it, as in an image.
         for path in (directory, *directory.parents):
@@ -209,7 +197,9 @@ class Root:
         if not program.exists():
             source = program.with_suffix(".c")
             source.write_text(_WITH_ENVIRONMENT)
-            controlplane._run(["/usr/bin/cc", "-static", "-Os", "-o", str(program), str(source)])
+            controlplane.run_step(
+                ["/usr/bin/cc", "-static", "-Os", "-o", str(program), str(source)]
+            )
         (self.directory / "tmp" / "environment").write_bytes(b"\0".join([*strings, b""]))
         return ["/bin/with-environment", "/tmp/environment"]
 
@@ -222,10 +212,3 @@ class Bundled(Candidate):
     def argv(self) -> list[str]:
         """Return how it is started, as far as its command."""
         return [*self.wrapper, self.program, *self.options]
-
-
-if __name__ == "__main__":
-    try:
-        print(ensure())
-    except Unavailable as error:
-        sys.exit(str(error))

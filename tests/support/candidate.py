@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -38,38 +39,32 @@ LONG = ("--lease-duration=60s", "--renew-deadline=40s", "--retry-period=1s")
 STUBBORN = ("--spawn", "setsid+emptyenv+ignore")
 
 
+def _told(pid: int, name: str) -> str:
+    """Return what /proc tells of a process, nothing when there is none."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/{name}").read_text()
+    return ""
+
+
 def state_of(pid: int) -> str:
     """Return the state letter of a process (T when stopped), empty when there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+    return _told(pid, "stat").rpartition(")")[2][1:2]
 
 
 def is_pending(pid: int, signum: int) -> bool:
     """Whether a process has been sent a signal and has not yet taken it."""
-    try:
-        words = Path(f"/proc/{pid}/status").read_text().split()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    masks = [int(words[words.index(name) + 1], 16) for name in ("SigPnd:", "ShdPnd:")]
-    return any(mask & 1 << signum - 1 for mask in masks)
+    masks = re.findall(r"S[ih][gd]Pnd:\s*(\w+)", _told(pid, "status"))
+    return any(int(mask, 16) & 1 << signum - 1 for mask in masks)
 
 
 def name_of(pid: int) -> str:
     """Return the name that a process has given itself."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+    return _told(pid, "comm").strip()
 
 
 def parent_of(pid: int) -> int:
     """Return the parent of a process, 0 when there is none."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
+    return int((_told(pid, "stat").rpartition(")")[2].split() or "00")[1])
 
 
 def children_of(pid: int) -> list[int]:
@@ -106,10 +101,7 @@ class Candidate:
         for name in ("COVERAGE_PROCESS_START", "COVERAGE_FILE"):
             if name in os.environ:
                 env[name] = os.environ[name]
-        with (
-            self.log_path.open("ab") as log,
-            self.output_path.open("ab") as output,
-        ):
+        with self.log_path.open("ab") as log, self.output_path.open("ab") as output:
             self._process = subprocess.Popen(
                 [*self.argv(), *(["--", *self.command] if self.command else [])],
                 env={**env, **self.env},

@@ -49,17 +49,9 @@ else:
 """
 
 
-class NoCgroup(Lacking):
-    """This machine or this user cannot make such a group."""
-
-
 def _hierarchy(controller: str) -> tuple[Path, bool]:
     """Return where a controller is mounted, and whether that is v2; without a name any v2 is."""
-    try:
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
-    except OSError as error:
-        raise NoCgroup(str(error)) from error
-    for line in mounts:
+    for line in Path("/proc/self/mounts").read_text().splitlines():
         _device, target, kind, options = line.split()[:4]
         root = Path(target)
         if kind == "cgroup2":
@@ -69,7 +61,7 @@ def _hierarchy(controller: str) -> tuple[Path, bool]:
                     return root, True
         elif kind == "cgroup" and controller and controller in options.split(","):
             return root, False
-    raise NoCgroup(f"no cgroup with the controller {controller}" if controller else "no cgroup v2")
+    raise Lacking(f"no cgroup with the controller {controller}" if controller else "no cgroup v2")
 
 
 class Group:
@@ -94,7 +86,7 @@ class Group:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self.path.rmdir()
-            raise NoCgroup(f"cannot make {self.path}: {error}") from error
+            raise Lacking(f"cannot make {self.path}: {error}") from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -140,11 +132,10 @@ class Group:
         wait_until(is_empty, timeout_s=30, what=f"{self.path} is empty")
 
     def _number(self, file: str, key: str) -> int:
-        for line in (self.path / file).read_text().splitlines():
-            name, _, value = line.partition(" ")
-            if name == key:
-                return int(value)
-        raise NoCgroup(f"{self.path}/{file} does not tell {key}")
+        numbers = dict(map(str.split, (self.path / file).read_text().splitlines()))
+        if key not in numbers:
+            raise Lacking(f"{self.path}/{file} does not tell {key}")
+        return int(numbers[key])
 
 
 class CpuGroup(Group):

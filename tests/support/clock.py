@@ -85,11 +85,6 @@ time_t time(time_t *where)
         *where = exact.tv_sec;
     return exact.tv_sec;
 }
-
-int timespec_get(struct timespec *now, int base)
-{
-    return base == TIME_UTC && !clock_gettime(CLOCK_REALTIME, now) ? base : 0;
-}
 """
 
 _READ_CLOCKS: Final = """

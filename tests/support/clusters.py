@@ -43,7 +43,6 @@ CLUSTERS: Final[Mapping[str, tuple[Setup, int]]] = {
     "default timing": (LONG, 150),
     "default timing, one id": (replace(LONG, verbatim=1.0), 50),
     "seven candidates": (Setup(candidates=7, pid1=0.0), 50),
-    "whole seconds": (Setup(coarse=True), 50),
     "long lease": (
         Setup(
             timing=Timing(60, 20 * SECOND_NS, 5 * SECOND_NS),

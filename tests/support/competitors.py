@@ -72,6 +72,18 @@ def slot_of(namespace: str, pod: str = "server-0") -> dict[str, str]:
     }
 
 
+def pod_of(candidates: KubeCandidates, name: str) -> tuple[list[str], dict[str, str]]:
+    """Return wrapper and environment that give a candidate what a pod has (as root only)."""
+    secrets = candidates.directory / "pod-secrets"
+    if not secrets.exists():
+        token = candidates.token_path.read_text()
+        candidates.plane.incluster(secrets, token, candidates.namespace)
+    proxy = candidates.proxies.get(name)
+    port = proxy.port if proxy else candidates.plane.port
+    env = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(port)}
+    return in_cluster(secrets), env
+
+
 def program(module: str, package: str = ".") -> Path:
     """Return the path of a module's program; the first call on a machine builds it, in minutes.
 
@@ -146,17 +158,12 @@ class Competitor:
         """What the lock says now."""
         return self.candidates.spec
 
-    def _pod(self, name: str) -> tuple[list[str], dict[str, str]]:
-        """Return wrapper and environment that give a candidate what a pod has."""
-        candidates = self.candidates
-        secrets = candidates.directory / "pod-secrets"
-        if not secrets.exists():
-            token = candidates.token_path.read_text()
-            candidates.plane.incluster(secrets, token, candidates.namespace)
-        proxy = candidates.proxies.get(name)
-        port = proxy.port if proxy else candidates.plane.port
-        env = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(port)}
-        return in_cluster(secrets), env
+    def _how_in_pod(self, name: str, how: How, **added: str) -> How:
+        wrapper, env = pod_of(self.candidates, name)
+        changed = how.copy()
+        changed["wrapper"] = [*how.get("wrapper", ()), *wrapper]
+        changed["env"] = {**env, **added, **(how.get("env") or {})}
+        return changed
 
 
 class Leaderexec(Competitor):
@@ -168,9 +175,7 @@ class Leaderexec(Competitor):
         """Return a leaderexec."""
         if not self.in_pod:
             return self.candidates.make(name, *options, **how)
-        wrapper, env = self._pod(name)
-        how["wrapper"] = [*how.get("wrapper", ()), *wrapper]
-        how["env"] = {**env, **(how.get("env") or {})}
+        how = self._how_in_pod(name, how)
         return Candidates.make(self.candidates, name, *options, **how)
 
     def stands_by(self, candidate: Candidate) -> bool:
@@ -217,10 +222,16 @@ class _Other(Competitor):
 
     module: ClassVar[str]
     package: ClassVar[str] = "."
+    versioned: ClassVar[str] = "k8s.io/client-go"  # the package whose version is its own
 
     def __init__(self, candidates: KubeCandidates, *, in_pod: bool = False) -> None:
         super().__init__(candidates, in_pod=in_pod)
         self.program = program(self.module, self.package)
+
+    @classmethod
+    def version(cls) -> str:
+        """Return the version that its module pins."""
+        return _required(cls.module, cls.versioned)
 
     def _make(
         self,
@@ -228,8 +239,6 @@ class _Other(Competitor):
         options: Sequence[str],
         how: How,
         *,
-        env: Mapping[str, str] | None = None,
-        wrapper: Sequence[str] = (),
         separated: bool = True,
     ) -> OtherCandidate:
         """Return a candidate whose command stands behind `--`, or without it after the options."""
@@ -241,8 +250,8 @@ class _Other(Competitor):
             options=options if separated else [*options, *command],
             command=command if separated else (),
             directory=candidates.directory,
-            env={**(env or {}), **candidates.witness.env(name), **(how.get("env") or {})},
-            wrapper=[*how.get("wrapper", ()), *wrapper],
+            env={**candidates.witness.env(name), **(how.get("env") or {})},
+            wrapper=how.get("wrapper", ()),
             program=self.program,
         )
         candidates.by_name[name] = candidate
@@ -270,8 +279,7 @@ class AwaitElection(_Other):
     def make(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
         """Return a k8s-await-election; only the options of the timing can be told to it."""
         prefix = "K8S_AWAIT_ELECTION"
-        wrapper, env = self._pod(name)
-        env |= {
+        env = {
             f"{prefix}_ENABLED": "1",
             f"{prefix}_NAME": _ELECTION,
             f"{prefix}_LOCK_NAME": _ELECTION,
@@ -283,7 +291,7 @@ class AwaitElection(_Other):
             # What it cannot read as a whole number of seconds it would pass over in silence.
             assert found is not None, f"{self.name} cannot be told {option}"
             env[f"{prefix}_{found[1].replace('-', '_').upper()}"] = found[2]
-        return self._make(name, (), how, env=env, wrapper=wrapper, separated=False)
+        return self._make(name, (), self._how_in_pod(name, how, **env), separated=False)
 
     def stands_by(self, candidate: Candidate) -> bool:
         """Whether it has said who leads."""
@@ -292,8 +300,7 @@ class AwaitElection(_Other):
     @classmethod
     def version(cls) -> str:
         """Return both versions."""
-        elector = _required(cls.module, "k8s.io/client-go")
-        return f"{_required(cls.module, cls.package)} (client-go {elector})"
+        return f"{_required(cls.module, cls.package)} (client-go {super().version()})"
 
 
 class ClientGo(_Other):
@@ -307,11 +314,6 @@ class ClientGo(_Other):
         candidates = self.candidates
         own = [f"--namespace={candidates.namespace}", *candidates.timing, "--again"]
         return self._make(name, ["clientgo", *self._common(name), *own, *options], how)
-
-    @classmethod
-    def version(cls) -> str:
-        """Return the library's."""
-        return _required(cls.module, "k8s.io/client-go")
 
 
 class Legacy2016(_Other):
@@ -342,7 +344,7 @@ class EtcdctlLock(_Other):
     name = ETCDCTL
     proxied = False
     module = "etcdctl"
-    package = "go.etcd.io/etcd/etcdctl/v3"
+    package = versioned = "go.etcd.io/etcd/etcdctl/v3"
 
     def make(self, name: str, *options: str, **how: Unpack[How]) -> Candidate:
         """Return an etcdctl whose lock is the election's, on the etcd of the control plane."""
@@ -359,26 +361,15 @@ class EtcdctlLock(_Other):
         """
         others = (c for c in self.candidates.by_name.values() if isinstance(c, OtherCandidate))
         living = sum(c.started and c.process.poll() is None for c in others)
+        words = (f"--endpoints={self.candidates.plane.etcd_url}", "get", f"{self._lock}/")
         keys = subprocess.run(
-            [
-                self.program,
-                f"--endpoints={self.candidates.plane.etcd_url}",
-                "get",
-                f"{self._lock}/",
-                "--prefix",
-                "--keys-only",
-            ],
+            [self.program, *words, "--prefix", "--keys-only"],
             check=True,
             capture_output=True,
             text=True,
             timeout=60,
         ).stdout.split()
         return candidate.started and len(keys) >= living
-
-    @classmethod
-    def version(cls) -> str:
-        """Return its version, which is that of the etcd."""
-        return _required(cls.module, cls.package)
 
     @property
     def _lock(self) -> str:

@@ -12,16 +12,12 @@ Guards against: a lane that is green because the container was more lenient than
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
 import os
 import platform
 import shutil
-import subprocess
-import sys
-import tarfile
 import tempfile
 import uuid
 from dataclasses import dataclass, field
@@ -30,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from tests.support import bundle, controlplane
 from tests.support.candidate import ROOT, Candidate
+from tests.support.competitors import slot_of
 from tests.support.kube_candidates import KubeCandidates
 from tests.support.required import missing
 
@@ -38,9 +35,8 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from tests.support.candidates import How
-    from tests.support.cgroup import Group
     from tests.support.controlplane import ControlPlane
-    from tests.support.witness import Tree, Witness
+    from tests.support.witness import Witness
 
 #: What the containers' user is by number.
 USER: Final = 65532
@@ -55,16 +51,9 @@ EPOCH: Final = 1_000_000
 #: Where programs are looked for, by whoever is not told otherwise.
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-_PROGRAMS: Final = {
-    "buildah": "buildah",
-    "runc": "runc",
-    "debootstrap": "debootstrap",
-    "make": "make",
-}
+_PROGRAMS: Final = ("buildah", "runc", "debootstrap", "make")  # their packages' names too
 _SECCOMP: Final = Path("/usr/share/containers/seccomp.json")
 _REPOSITORY: Final = "localhost/leaderexec-test"
-_BUILD_TIMEOUT_S: Final = 1800
-_RUN_TIMEOUT_S: Final = 60
 #: The Debian whose Python is the one that `make image` takes unless told otherwise.
 _SUITE: Final = "trixie"
 #: The recipe of the base with Python: Debian's smallest, and what slim images leave out of it.
@@ -75,15 +64,11 @@ _LEFT_OUT: Final = (
 )  # fmt: skip
 
 
-class Unbuildable(Exception):
-    """An image cannot be made; the message has what the tools said."""
-
-
 def require_containers() -> None:
     """Skip the test where containers cannot be run, or fail it where everything is required."""
     if os.geteuid() != 0:
         missing("containers", "they need root")
-    absent = [package for name, package in _PROGRAMS.items() if shutil.which(name) is None]
+    absent = [name for name in _PROGRAMS if shutil.which(name) is None]
     if absent:
         missing("containers", f"not installed: {', '.join(absent)}")
 
@@ -99,68 +84,37 @@ def child_command(*flags: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Image:
-    """An image, unpacked: its containers share one root, which none of them can write to."""
+    """An image, unpacked: its containers share one root, which none of them can write to.
+
+    `config` is what it says of how it is run and of itself, in the terms of the OCI, `layers` are
+    the digests of its layers, unpacked, and `sizes` how large these are.
+    """
 
     name: str
     root: Path
-    description: Mapping[str, Any] = field(repr=False)
-
-    @property
-    def entry_point(self) -> list[str]:
-        """What is run, before the arguments."""
-        return list(self._config.get("Entrypoint") or [])
-
-    @property
-    def user(self) -> str:
-        """As whom."""
-        return str(self._config.get("User", ""))
-
-    @property
-    def environ(self) -> dict[str, str]:
-        """The variables that it brings."""
-        pairs = (pair.partition("=") for pair in self._config.get("Env") or [])
-        return {name: value for name, _, value in pairs}
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """What it says of itself."""
-        return dict(self._config.get("Labels") or {})
-
-    @property
-    def layers(self) -> list[str]:
-        """The digests of its layers, unpacked."""
-        return list(self.description["OCIv1"]["rootfs"]["diff_ids"])
-
-    @property
-    def _config(self) -> dict[str, Any]:
-        config: dict[str, Any] = self.description["OCIv1"]["config"]
-        return config
+    config: Mapping[str, Any]
+    layers: Sequence[str]
+    sizes: Sequence[int]
 
 
 class Storage:
     """The images of the tests, in the cache; what was made once is found again by its recipe."""
 
     def __init__(self) -> None:
-        self.directory = controlplane._cache() / "images"
+        self.directory = controlplane.cache_directory() / "images"
         self.directory.mkdir(parents=True, exist_ok=True)
         settings = self.directory / "storage.conf"
         settings.write_text(
             f'[storage]\ndriver = "vfs"\ngraphroot = "{self.directory / "graph"}"\n'
             f'runroot = "{self.directory / "run"}"\n'
         )
+        self._locked = functools.partial(controlplane.locked, self.directory / "lock")
         self._environ = {
             **os.environ,
             "CONTAINERS_STORAGE_CONF": str(settings),
             "STORAGE_DRIVER": "vfs",
             "BUILDAH_ISOLATION": "chroot",
         }
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Let nobody else build meanwhile."""
-        with (self.directory / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     def base(self) -> Image:
         """Return an image with a Python and little else."""
@@ -178,62 +132,67 @@ class Storage:
 
     def busybox(self) -> Image:
         """Return an image that holds a static busybox and no library."""
-        program = bundle.busybox()
-        content = program.read_bytes()
+        content = bundle.busybox().read_bytes()
+        return self._made("busybox", hashlib.sha256(content).hexdigest(), bundle.fill_with_busybox)
 
-        def fill(root: Path) -> None:
-            for name in ("bin", "etc", "tmp", "proc", "dev", "sys"):
-                (root / name).mkdir()
-            (root / "bin" / "busybox").write_bytes(content)
-            (root / "bin" / "busybox").chmod(0o755)
-            for applet in self._run([str(program), "--list"]).split():
-                if applet != "busybox":
-                    (root / "bin" / applet).symlink_to("busybox")
-
-        return self._made("busybox", hashlib.sha256(content).hexdigest(), fill)
-
-    def slim(self, *, again: bool = False) -> Image:
-        """Return what `make image` makes on our base, or a second make of it."""
+    def slim(self) -> Image:
+        """Return what `make image` makes on the base of the tests."""
         base = self.base()
         digest = hashlib.sha256(base.name.encode())
         sources = [ROOT / name for name in ("Makefile", "pyproject.toml", "README.md", "LICENSE")]
         sources += [path for path in (ROOT / "docker").iterdir() if path.is_file()]
         sources += (ROOT / "leaderexec").rglob("*.py")
-        for path in sorted(sources):
-            content = path.read_bytes()
-            digest.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)
-        name = f"{_REPOSITORY}-slim{'-again' if again else ''}:{digest.hexdigest()[:16]}"
-        with self.locked():
-            if again:
-                self._forget(name)
-            if name not in self._names():
-                self.make_image(name, "slim", BASE=base.name, IMAGE_PYTHON=_python_of(base))
-                self._forget_others(name)
-        return self._open(name)
+        controlplane.add_files(digest, ROOT, sorted(sources))
+        make = functools.partial(self._make_slim, base=base)
+        return self._current("slim", digest.hexdigest()[:16], make)
+
+    def layers_made_again(self) -> list[str]:
+        """Return the layers of a second make of the slim image."""
+        name, base = f"{_REPOSITORY}-again:1", self.base()
+        with self._locked():
+            self._make_slim(name, base)
+            layers: list[str] = self._described(name)["OCIv1"]["rootfs"]["diff_ids"]
+            self._buildah("rmi", name)
+        return layers
 
     def bundle(self) -> Image:
         """Return the image that holds the bundle and nothing else."""
         frozen = bundle.bundle()
-        name = f"{_REPOSITORY}-bundle:{frozen.name}"
-        with self.locked():
-            if name not in self._names():
-                self.make_image(name, "bundle", BUNDLE=str(frozen))
-                self._forget_others(name)
-        return self._open(name)
+        return self._current(
+            "bundle", frozen.name, lambda name: self._make(name, "bundle", BUNDLE=str(frozen))
+        )
 
     def example(self, slim: Image) -> Image:
-        """Return the image of the example, on ours."""
-        name = f"{_REPOSITORY}-example:{slim.name.rpartition(':')[2]}"
-        with self.locked():
-            self._forget(name)  # its own sources are no part of its name
+        """Return the image of the example, on the slim one."""
+
+        def build(name: str) -> None:
             self._buildah(
                 "build", "--quiet", "--file=examples/Dockerfile", f"--tag={name}",
                 f"--build-arg=LEADEREXEC={slim.name}", str(ROOT),
             )  # fmt: skip
-            self._forget_others(name)
-        return self._open(name)
 
-    def make_image(self, name: str, target: str, **variables: str) -> None:
+        digest = hashlib.sha256(slim.name.encode())
+        sources = (path for path in (ROOT / "examples").rglob("*") if path.is_file())
+        controlplane.add_files(digest, ROOT, sorted(sources))
+        return self._current("example", digest.hexdigest()[:16], build)
+
+    @contextlib.contextmanager
+    def last_layer(self, image: Image) -> Iterator[Path]:
+        """Have what an image adds to the one below in a file, packed as it travels.
+
+        Where the image is unpacked there is more: what was ever mounted there needs a place.
+        """
+        with tempfile.TemporaryDirectory(dir=self.directory) as directory:
+            self._buildah("push", "--quiet", image.name, f"oci:{directory}")
+            blobs = Path(directory) / "blobs" / "sha256"
+            found = json.loads((Path(directory) / "index.json").read_text())["manifests"][0]
+            manifest = blobs / found["digest"].removeprefix("sha256:")
+            layer = json.loads(manifest.read_text())["layers"][-1]
+            yield blobs / layer["digest"].removeprefix("sha256:")
+
+    # --- within
+
+    def _make(self, name: str, target: str, **variables: str) -> None:
         """Run `make image`."""
         words = [f"{key}={value}" for key, value in variables.items()]
         self._run(
@@ -241,44 +200,28 @@ class Storage:
              f"SOURCE_DATE_EPOCH={EPOCH}", f"IMAGE={name}", *words]
         )  # fmt: skip
 
-    def layer_sizes(self, image: Image) -> dict[str, list[int]]:
-        """Return the sizes of an image's layers in bytes: as files, and compressed to travel."""
-        with self._pushed(image) as blobs:
-            packed = [blob.stat().st_size for blob in blobs]
-        stored = json.loads(image.description["Manifest"])["layers"]
-        return {"unpacked": [layer["size"] for layer in stored], "packed": packed}
+    def _make_slim(self, name: str, base: Image) -> None:
+        (python,) = (base.root / "usr/bin").glob("python3.[0-9]*[0-9]")
+        version = python.name.removeprefix("python")
+        self._make(name, "slim", BASE=base.name, IMAGE_PYTHON=version)
 
-    def last_layer(self, image: Image) -> list[tarfile.TarInfo]:
-        """Return what an image adds to the one below, as it is in the image.
+    def _current(self, kind: str, version: str, make: Callable[[str], None]) -> Image:
+        """Return the image of a kind that is of this version, made if need be.
 
-        Where it is unpacked there is more: what was ever mounted there needs a place.
+        What was made of other sources before is removed.
         """
-        with self._pushed(image) as blobs, tarfile.open(blobs[-1]) as layer:
-            return layer.getmembers()
-
-    # --- within
-
-    @contextlib.contextmanager
-    def _pushed(self, image: Image) -> Iterator[list[Path]]:
-        """Have the layers of an image in files, as a registry would."""
-
-        def read(digest: str) -> dict[str, Any]:
-            content: dict[str, Any] = json.loads(path_of(digest).read_text())
-            return content
-
-        with tempfile.TemporaryDirectory(dir=self.directory) as directory:
-
-            def path_of(digest: str) -> Path:
-                return Path(directory) / "blobs" / "sha256" / digest.removeprefix("sha256:")
-
-            self._buildah("push", "--quiet", image.name, f"oci:{directory}")
-            index = json.loads((Path(directory) / "index.json").read_text())
-            layers = read(index["manifests"][0]["digest"])["layers"]
-            yield [path_of(layer["digest"]) for layer in layers]
+        name = f"{_REPOSITORY}-{kind}:{version}"
+        with self._locked():
+            if name not in self._names():
+                make(name)
+                for other in self._names():
+                    if other.startswith(f"{_REPOSITORY}-{kind}:") and other != name:
+                        self._forget(other)
+        return self._open(name)
 
     def _made(self, kind: str, recipe: str, fill: Callable[[Path], None]) -> Image:
         name = f"{_REPOSITORY}-{kind}:{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
-        with self.locked():
+        with self._locked():
             if name not in self._names():
                 container = self._buildah("from", "scratch").strip()
                 try:
@@ -291,13 +234,19 @@ class Storage:
 
     def _open(self, name: str) -> Image:
         """Unpack an image, unless that was done before."""
-        with self.locked():
+        with self._locked():
             container = _unpacked(self._names()[name])
             if container not in self._containers():
                 self._buildah("from", f"--name={container}", "--pull-never", name)
             root = Path(self._buildah("mount", container).strip())
-            description = json.loads(self._buildah("inspect", "--type=image", name))
-        return Image(name, root, description)
+            described = self._described(name)
+        oci, layers = described["OCIv1"], json.loads(described["Manifest"])["layers"]
+        sizes = [layer["size"] for layer in layers]
+        return Image(name, root, oci["config"], oci["rootfs"]["diff_ids"], sizes)
+
+    def _described(self, name: str) -> dict[str, Any]:
+        described: dict[str, Any] = json.loads(self._buildah("inspect", "--type=image", name))
+        return described
 
     def _names(self) -> dict[str, str]:
         """Return the names of all images, each with the id of its image."""
@@ -305,25 +254,11 @@ class Storage:
         return dict(line.split() for line in listed.splitlines())
 
     def _forget(self, name: str) -> None:
-        """Remove an image, and with the last of its names where it was unpacked.
-
-        What is made of the same sources is one image, whatever it is called: who knows it by
-        another name has it unpacked at the same place, and may be using it.
-        """
-        names = self._names()
-        image_id = names.pop(name, None)
-        if image_id is None:
-            return
-        container = _unpacked(image_id)
-        if image_id not in names.values() and container in self._containers():
+        """Remove an image, and where it was unpacked; the next to open it unpacks it again."""
+        container = _unpacked(self._names()[name])
+        if container in self._containers():
             self._buildah("rm", container)
         self._buildah("rmi", name)
-
-    def _forget_others(self, name: str) -> None:
-        """Remove what was made of the same kind from other sources."""
-        for other in self._names():
-            if other.rpartition(":")[0] == name.rpartition(":")[0] and other != name:
-                self._forget(other)
 
     def _containers(self) -> list[str]:
         return self._buildah("containers", "--format={{.ContainerName}}").split()
@@ -332,20 +267,7 @@ class Storage:
         return self._run(["buildah", *arguments])
 
     def _run(self, argv: Sequence[str]) -> str:
-        done = subprocess.run(
-            argv,
-            env=self._environ,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_BUILD_TIMEOUT_S,
-            check=False,
-        )
-        if done.returncode:
-            tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
-            raise Unbuildable(f"{' '.join(argv[:3])}: code {done.returncode}:\n{tail}")
-        return done.stdout
+        return controlplane.run_step(argv, directory=ROOT, environment=self._environ)
 
 
 def _unpacked(image_id: str) -> str:
@@ -355,23 +277,13 @@ def _unpacked(image_id: str) -> str:
 
 def _distribution() -> tuple[str, str]:
     """Return the name of a release for the base, and where this machine's packages come from."""
-    try:
-        release = platform.freedesktop_os_release()
-        own = release["VERSION_CODENAME"]
-        listed = subprocess.run(
-            ["apt-get", "indextargets", "--format=$(REPO_URI)", "Created-By: Packages",
-             f"Codename: {own}"],
-            capture_output=True, text=True, check=True, timeout=_RUN_TIMEOUT_S,
-        ).stdout.split()  # fmt: skip
-        return _SUITE if release["ID"] == "debian" else own, listed[0]
-    except (OSError, KeyError, IndexError, subprocess.SubprocessError) as error:
-        missing("base image", f"not a Debian with a package list: {error!r}")
-
-
-def _python_of(image: Image) -> str:
-    """Return the version of an image's Python, without the last number."""
-    (python,) = (image.root / "usr/bin").glob("python3.[0-9]*[0-9]")
-    return python.name.removeprefix("python")
+    release = platform.freedesktop_os_release()
+    own = release.get("VERSION_CODENAME", "")
+    words = ("apt-get", "indextargets", "--format=$(REPO_URI)", "Created-By: Packages")
+    origins = controlplane.run_step([*words, f"Codename: {own}"]).split()
+    if not origins:
+        raise controlplane.Unavailable("not a Debian with a package list")
+    return _SUITE if release["ID"] == "debian" else own, origins[0]
 
 
 # --- containers -------------------------------------------------------------------------------
@@ -398,21 +310,14 @@ class Mount:
 
 @dataclass
 class Pod:
-    """What containers of one pod have in common, and a container started anew in its slot."""
+    """What a container has of its pod, and another one started anew in its slot has again.
+
+    `slot` is what the downward API tells it, `account` the directory of its credentials.
+    """
 
     name: str
-    namespace: str
     account: Path
-    uid: str = field(default_factory=lambda: str(uuid.uuid4()))
-
-    def environ(self, container: str) -> dict[str, str]:
-        """Return what the downward API tells a container."""
-        return {
-            "POD_NAME": self.name,
-            "POD_NAMESPACE": self.namespace,
-            "POD_UID": self.uid,
-            "CONTAINER_NAME": container,
-        }
+    slot: Mapping[str, str]
 
 
 @functools.cache
@@ -446,42 +351,6 @@ def _seccomp() -> dict[str, Any] | None:
     }
 
 
-def _mounts() -> list[dict[str, Any]]:
-    """Return what every container has mounted."""
-
-    def mount(target: str, kind: str, *options: str) -> dict[str, Any]:
-        return {"destination": target, "type": kind, "source": kind, "options": list(options)}
-
-    safe = ("nosuid", "noexec", "nodev")
-    return [
-        mount("/proc", "proc", *safe),
-        mount("/dev", "tmpfs", "nosuid", "mode=755", "size=65536k"),
-        mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666"),
-        mount("/dev/shm", "tmpfs", *safe, "mode=1777", "size=65536k"),
-        mount("/dev/mqueue", "mqueue", *safe),
-        mount("/sys", "sysfs", *safe, "ro"),
-        mount("/sys/fs/cgroup", "cgroup", *safe, "relatime", "ro"),
-    ]
-
-
-#: What runtimes hide of /proc and /sys.
-_MASKED: Final = (
-    "/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
-)  # fmt: skip
-_READ_ONLY: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-
-# Run by the runtime when all of a container is there but its program: it moves the one process that
-# there is into groups of ours, and with it whatever that starts.
-_JOIN: Final = """
-import json, sys
-pid = json.load(sys.stdin)["pid"]
-for path in sys.argv[1:]:
-    with open(path, "w") as file:
-        file.write(str(pid))
-"""
-
-
 @dataclass
 class Container(Candidate):
     """One container: a candidate whose `process` is the runtime that waits for it.
@@ -494,20 +363,20 @@ class Container(Candidate):
     pod: Pod = field(kw_only=True)
     variables: Mapping[str, str] = field(kw_only=True)
     mounts: Sequence[Mount] = field(kw_only=True)
-    group: Group | None = field(kw_only=True, default=None)
     id: str = ""
 
     def start(self) -> Self:
         """Start it, under an id of its own."""
         self.id = f"leaderexec-test-{self.name}-{uuid.uuid4().hex[:8]}"
-        bundle = self._runtime_directory / self.id
-        bundle.mkdir(parents=True)
-        (bundle / "config.json").write_text(json.dumps(self._config()))
+        self._bundle.mkdir(parents=True)
+        self._do("spec", f"--bundle={self._bundle}")
+        path = self._bundle / "config.json"
+        path.write_text(json.dumps(self._as_strict_as_a_pod(json.loads(path.read_text()))))
         return super().start()
 
     def argv(self) -> list[str]:
         """Return how the runtime is started."""
-        return [*self._runc, "run", f"--bundle={self._runtime_directory / self.id}", self.id]
+        return [*self._runc, "run", f"--bundle={self._bundle}", self.id]
 
     def terminate(self) -> None:
         """Ask it to stop as a kubelet does, by the runtime."""
@@ -529,56 +398,39 @@ class Container(Candidate):
             self._do("delete", "--force", self.id)
 
     @property
-    def _runtime_directory(self) -> Path:
-        return self.directory / "containers"
+    def _bundle(self) -> Path:
+        return self.directory / "containers" / self.id
 
     @property
     def _runc(self) -> list[str]:
         return ["runc", f"--root={self.directory / 'runc'}"]
 
     def _do(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [*self._runc, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=_RUN_TIMEOUT_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"runc {' '.join(arguments)}: {done.stderr}"
-        return done.stdout
+        return controlplane.run_step([*self._runc, *arguments])
 
-    def _config(self) -> dict[str, Any]:
-        uid, _, gid = self.image.user.partition(":")
-        environ = {"PATH": PATH, **self.image.environ, "HOSTNAME": self.pod.name, **self.variables}
-        nothing: dict[str, list[str]] = {
-            kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")
+    def _as_strict_as_a_pod(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Change the default of the runtime, which masks the right parts of /proc already."""
+        image = self.image.config
+        uid, _, gid = image.get("User", "").partition(":")
+        brought = dict(pair.split("=", 1) for pair in image.get("Env") or ())
+        environ = {"PATH": PATH, **brought, "HOSTNAME": self.pod.name, **self.variables}
+        del config["process"]["rlimits"]
+        config["hostname"] = self.pod.name
+        config["process"] |= {
+            "terminal": False,
+            "user": {"uid": int(uid or USER), "gid": int(gid or USER)},
+            "args": list(self.args),
+            "env": [f"{name}={value}" for name, value in environ.items()],
+            "capabilities": {},
+            "noNewPrivileges": True,
         }
-        config: dict[str, Any] = {
-            "ociVersion": "1.0.2",
-            "hostname": self.pod.name,
-            "process": {
-                "terminal": False,
-                "user": {"uid": int(uid or USER), "gid": int(gid or USER)},
-                "args": list(self.args),
-                "env": [f"{name}={value}" for name, value in environ.items()],
-                "cwd": "/",
-                "capabilities": nothing,
-                "noNewPrivileges": True,
-            },
-            "root": {"path": str(self.image.root), "readonly": True},
-            "mounts": [*_mounts(), *(mount.spec() for mount in self.mounts)],
-            "linux": {
-                "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "cgroup")],
-                "cgroupsPath": f"/{self.id}",
-                "seccomp": _seccomp(),
-                "maskedPaths": list(_MASKED),
-                "readonlyPaths": list(_READ_ONLY),
-            },
+        config["root"] = {"path": str(self.image.root), "readonly": True}
+        config["mounts"] += [mount.spec() for mount in self.mounts]
+        config["linux"] |= {
+            "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "cgroup")],
+            "cgroupsPath": f"/{self.id}",
+            "seccomp": _seccomp(),
         }
-        if self.group is not None:
-            files = [str(self.group.path / "cgroup.procs")]
-            join = [sys.executable, "-I", "-S", "-c", _JOIN, *files]
-            config["hooks"] = {"createRuntime": [{"path": join[0], "args": join}]}
         return config
 
 
@@ -606,7 +458,7 @@ class ContainerCandidates(KubeCandidates):
             account = self.plane.incluster(
                 self.directory / f"account-{name}", self.token_path.read_text(), self.namespace
             )
-            self.pods[name] = Pod(name, self.namespace, account)
+            self.pods[name] = Pod(name, account, slot_of(self.namespace, name))
         return self.pods[name]
 
     def place(self, name: str, **settings: Any) -> None:
@@ -647,12 +499,12 @@ class ContainerCandidates(KubeCandidates):
             directory=self.directory,
             stderr=stderr,
             image=image,
-            args=[*place.get("entry_point", image.entry_point), *args],
+            args=[*place.get("entry_point", image.config.get("Entrypoint") or ()), *args],
             pod=pod,
             variables={
                 "KUBERNETES_SERVICE_HOST": controlplane.HOST,
                 "KUBERNETES_SERVICE_PORT": str(self.plane.port),
-                **pod.environ("server"),
+                **pod.slot,
                 **witness,
                 **(env or {}),
             },
@@ -663,13 +515,6 @@ class ContainerCandidates(KubeCandidates):
                 *self.mounts,
                 *place.get("mounts", ()),
             ],
-            group=place.get("group"),
         )
         self.by_name[name] = container
         return container
-
-    def contained(self, tree: Tree) -> Container:
-        """Return the container that this tree is in."""
-        candidate = self.leader(tree)
-        assert isinstance(candidate, Container)
-        return candidate

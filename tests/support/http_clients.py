@@ -1,25 +1,15 @@
-"""Clients of the HTTP side, civil and hostile, and a server process with a guardian that is idle.
-
-Owns the connections of the clients; the process, the sockets and the channel of one server under
-test, and the messages that guardian and elector would send. Must not know: what the answers should
-be. Everything it starts is ended with it, by pid.
-"""
+"""Clients of the HTTP side, and a server process whose guardian does nothing."""
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
 import re
 import resource
 import socket
-import struct
 import subprocess
-import threading
 import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
@@ -35,7 +25,7 @@ from tests.support.candidate import is_gone, kill
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from leaderexec.board import News
     from leaderexec.model import Now
@@ -45,8 +35,6 @@ ELECTION = "my-app"
 OURS = "host_leaderexec-0123456789abcdef"
 #: The shortest lawful timing, so that silence is noticed soon.
 FAST = Timing(5, 2 * SECOND_NS, SECOND_NS)
-#: More than the server lets in.
-_CROWD: Final = 600
 #: Longer than anything here takes, on however busy a machine.
 BOUND_S = 30.0
 #: What a candidate is given to be asked; see Candidate.port.
@@ -201,7 +189,8 @@ class EventReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._response.close()
+        self._connection.close()
 
     def line(self) -> str:
         """Return the next line that is not empty, empty at the end."""
@@ -228,11 +217,6 @@ class EventReader:
         while self.who() != (name, leader):
             pass
 
-    def close(self) -> None:
-        """Go away."""
-        self._response.close()
-        self._connection.close()
-
 
 class ServerUnderTest:
     """A server in a process of its own, and all that it is given.
@@ -250,17 +234,6 @@ class ServerUnderTest:
         self.pid = 0
 
     def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-        self.kill_guardian()
-        os.close(self._guardian_pidfd)
-        for each in (self._ours, self._theirs, self._listener):
-            each.close()
-
-    def start(self) -> None:
         """Fork the server, as the guardian would."""
         self.pid = os.fork()
         if self.pid == 0:
@@ -271,6 +244,16 @@ class ServerUnderTest:
                 code = 0
             finally:
                 os._exit(code)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pid:
+            kill(self.pid)
+            self.exit_status()
+        self.kill_guardian()
+        os.close(self._guardian_pidfd)
+        for each in (self._ours, self._theirs, self._listener):
+            each.close()
 
     def _serve(self) -> None:
         if self._descriptors is not None:
@@ -285,12 +268,6 @@ class ServerUnderTest:
             board=board_of(linux.now(), timing=FAST),
             log=log.configure(level="error", form="json", environ={}, role="server"),
         )
-
-    def kill(self) -> None:
-        """Kill the server and reap it."""
-        if self.pid:
-            kill(self.pid)
-            self.exit_status()
 
     def exit_status(self) -> int:
         """Wait for the server to end and return its exit code."""
@@ -354,50 +331,9 @@ def is_closed(sock: socket.socket) -> bool:
     """Whether the peer has closed, as far as is known now; what it sent before is thrown away."""
     sock.setblocking(False)
     try:
-        while data := sock.recv(65536):
-            del data
+        rest_of(sock)
     except BlockingIOError:
         return False
-    except ConnectionResetError:
-        pass
     finally:
         sock.settimeout(BOUND_S)
     return True
-
-
-#: What hostile clients send: nothing, a header that never ends, and a question before they vanish.
-_HOSTILE: Final = (b"", b"GET / HTTP/1.1\r\nX-Slow: ", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-
-
-@contextlib.contextmanager
-def crowd(port: int, came: list[int]) -> Iterator[None]:
-    """Let hostile clients come all the while, each of them in the place of an older one.
-
-    `came` gets an item for each that has come.
-    """
-    over = threading.Event()
-
-    def come() -> None:
-        here: deque[socket.socket] = deque()
-        while not over.wait(0.005):
-            for sent in _HOSTILE:
-                with contextlib.suppress(OSError):
-                    here.append(socket.create_connection(("127.0.0.1", port), timeout=1))
-                    here[-1].sendall(sent)
-                    came.append(port)
-                    if sent.endswith(b"\r\n\r\n"):  # it resets the connection
-                        linger = struct.pack("ii", 1, 0)
-                        here[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                        here.pop().close()
-            while len(here) > _CROWD:
-                here.popleft().close()
-        for sock in here:
-            sock.close()
-
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(come)
-        try:
-            yield
-        finally:
-            over.set()
-        coming.result()

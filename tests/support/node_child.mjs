@@ -1,4 +1,4 @@
-// A child in Node: an HTTP server of several processes, as kinds.py has it.
+// A child in Node: an HTTP server of several processes, as test_kinds_of_children.py has it.
 //
 //   node node_child.mjs GATE CODE STUBBORN
 //

@@ -1,6 +1,6 @@
 #!/bin/sh
-# A child that is a shell pipeline, as kinds.py has it: numbers | sed | cat, each a process that the
-# witness knows.
+# A child that is a shell pipeline, as test_kinds_of_children.py has it: numbers | sed | cat, each a
+# process that the witness knows.
 #
 #   sh pipeline.sh GATE CODE STUBBORN WITNESSED...
 #

@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import functools
 import json
 import logging
 import os
@@ -32,7 +31,7 @@ import termios
 from collections import Counter
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from tests.support.controlled import ControlledProcess
@@ -49,32 +48,21 @@ T = TypeVar("T")
 
 _LIMIT = 1 << 20
 _RST = struct.pack("ii", 1, 0)  # SO_LINGER: close at once, and say so with a reset
-_REASONS = {
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "NotFound",
-    409: "Conflict",
-    429: "TooManyRequests",
-    500: "InternalError",
-    503: "ServiceUnavailable",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
     """Which requests a fault is for: all that is given must hold.
 
-    `path` is a substring of the request target, query included. `nth` means only the nth request
-    that matches the rest, counted from 1 since the fault was ordered; `times` means only the first
-    so many. `upstream_status` is for what happens to a reply that is delayed: until then no request
-    has one.
+    `path` is a substring of the request target, query included. `times` means only the first so
+    many that match the rest. `upstream_status` is for what happens to a reply that is delayed:
+    until then no request has one.
     """
 
     method: str | None = None
     path: str | None = None
     watch: bool | None = None
     upstream_status: int | None = None
-    nth: int | None = None
     times: int | None = None
 
     def covers(self, request: Request) -> bool:
@@ -218,11 +206,10 @@ class Proxy:
         """Return what happened so far; a counter that never counted is 0.
 
         Connections: connections, connections_open, connections_black_holed, connections_closed (by
-        `refuse`), resets. Requests: requests, requests_METHOD, watches, watches_open, forwarded,
-        upstream_errors, replied (to the end, by whomever). Faults: answered, held, held_now,
-        released, delayed, replies_lost, resets_mid_response, watches_cut, black_holed
-        (requests and pieces of replies that had to wait). Bytes:
-        trickled_bytes, dropped_bytes. What could not be understood: not_http.
+        `refuse`), resets. Requests: requests, watches, watches_open, forwarded, upstream_errors,
+        replied (to the end, by whomever). Faults: answered, held, delayed, replies_lost,
+        resets_mid_response, watches_cut, black_holed (requests and pieces of replies that had to
+        wait). Bytes: trickled_bytes, dropped_bytes. What could not be understood: not_http.
         """
         return Counter(self._order("counters")["counters"])
 
@@ -261,21 +248,6 @@ class Proxy:
 # --- the server: a process of its own ---------------------------------------------------------
 
 
-def _status(status: int) -> str:
-    """Return the Kubernetes Status object of a code, as an API server would send it."""
-    return json.dumps(
-        {
-            "kind": "Status",
-            "apiVersion": "v1",
-            "metadata": {},
-            "status": "Failure",
-            "message": "answered by the proxy",
-            "reason": _REASONS.get(status, "Unknown"),
-            "code": status,
-        }
-    )
-
-
 class _Closed(Exception):
     """The connection is to be closed, by an order or by the peer."""
 
@@ -296,8 +268,7 @@ class _Reader(asyncio.StreamReader):
         self.left.set()
 
 
-@dataclass(slots=True)
-class _Stream:
+class _Stream(NamedTuple):
     """One side of a connection."""
 
     reader: _Reader
@@ -352,8 +323,6 @@ class _Rule:
         if not self.match.covers(request):
             return False
         self.seen += 1
-        if self.match.nth is not None:
-            return self.seen == self.match.nth
         return self.match.times is None or self.seen <= self.match.times
 
 
@@ -389,9 +358,11 @@ async def _pieces(reader: _Reader, head: _Head) -> _Pieces:
             yield piece, not left
 
 
-async def _next(pieces: _Pieces) -> tuple[bytes, bool]:
-    """Return the next piece, or nothing after the last."""
-    return await anext(pieces, (b"", True))
+def _bound(port: int) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
+    return sock
 
 
 class _Server:
@@ -411,9 +382,7 @@ class _Server:
         place = urlsplit(upstream)
         self.upstream = (place.hostname or "", place.port or 0)
         self._changed = asyncio.Event()
-        self._reserve = socket.socket()
-        self._reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reserve.bind(("127.0.0.1", 0))
+        self._reserve = _bound(0)
         self.port = self._reserve.getsockname()[1]
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -453,12 +422,12 @@ class _Server:
             case "requests":
                 return {"requests": [asdict(request) for request in self.requests]}
             case "held":
-                held = [asdict(one.request) for one in self._held() if one.request]
+                held = [asdict(one.request) for one in self.connections if one.held and one.request]
                 return {"held": sorted(held, key=lambda request: request["number"])}
             case "release_held":
-                waiting = self._held()
-                for connection in waiting:
-                    connection.release()
+                waiting = [one.held for one in self.connections if one.held]
+                for event in waiting:
+                    event.set()
                 return {"count": len(waiting)}
             case "cut_watches":
                 watches = [one for one in self.connections if one.watching]
@@ -485,14 +454,10 @@ class _Server:
                 self.counters["resets" if mode == "reset" else "connections_closed"] += 1
                 connection.end(reset=mode == "reset")
 
-    def _held(self) -> list[_Connection]:
-        return [connection for connection in self.connections if connection.held]
-
     def _count_now(self) -> dict[str, int]:
         now = Counter(self.counters)
         now["connections_open"] = sum(not one.client_left for one in self.connections)
         now["watches_open"] = sum(one.watching and not one.client_left for one in self.connections)
-        now["held_now"] = len(self._held())
         return dict(now)
 
     # --- the listening socket
@@ -500,9 +465,7 @@ class _Server:
     def _listen(self) -> None:
         """Listen on the reserved port, which nobody else can take while it is refused."""
         if self._listener is None:
-            self._listener = socket.socket()
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._listener.bind(("127.0.0.1", self.port))
+            self._listener = _bound(self.port)
             self._listener.listen(1024)
             self._listener.setblocking(False)
             asyncio.get_running_loop().add_reader(self._listener, self._accept)
@@ -601,11 +564,6 @@ class _Connection:
         if self.task is not None and self.held is None:
             self.task.cancel()
 
-    def release(self) -> None:
-        """Forward the held request."""
-        if self.held is not None:
-            self.held.set()
-
     def cut(self, *, silently: bool) -> None:
         """Cut the watch."""
         self.server.counters["watches_cut"] += 1
@@ -621,7 +579,13 @@ class _Connection:
         """Serve the client until one side ends."""
         try:
             await self.server.gate("connections_black_holed")
-            await self._shake_hands()
+            loop = asyncio.get_running_loop()
+            self._ours = False
+            self._client = await _open(
+                lambda protocol: loop.connect_accepted_socket(
+                    protocol, self._sock, ssl=self.server.server_tls
+                )
+            )
             while await self._serve_one():
                 pass
         except (_Closed, OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -637,14 +601,6 @@ class _Connection:
                 self._sock.close()
             self.server.connections.discard(self)
 
-    async def _shake_hands(self) -> None:
-        loop = asyncio.get_running_loop()
-        accept = functools.partial(
-            loop.connect_accepted_socket, sock=self._sock, ssl=self.server.server_tls
-        )
-        self._ours = False
-        self._client = await _open(accept)
-
     async def _serve_one(self) -> bool:
         """Serve one request; return whether the connection goes on."""
         assert self._client is not None
@@ -657,8 +613,8 @@ class _Connection:
         request = Request(number, method, path, watch, now_ns())
         self.request = request
         server.requests.append(request)
-        for name in ("requests", f"requests_{method}", *(["watches"] if watch else [])):
-            server.counters[name] += 1
+        server.counters["requests"] += 1
+        server.counters["watches"] += watch
         await server.gate("black_holed")
         rule = server.rule_for(request)
         if rule is not None:
@@ -677,10 +633,12 @@ class _Connection:
         if rule.kind == "garbage":
             await self._send(rule.params["body"].encode("latin-1"), request)
             raise _Closed
-        status = rule.params["status"]
-        body = _status(status)
+        status = HTTPStatus(rule.params["status"])
+        words = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+        words |= {"message": "answered by the proxy", "reason": status.phrase.replace(" ", "")}
+        body = json.dumps({**words, "code": status})
         headers = {"Content-Length": str(len(body)), **rule.params["headers"]}
-        lines = [f"HTTP/1.1 {status} {_REASONS[status]}"]
+        lines = [f"HTTP/1.1 {status} {status.phrase}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         head = "\r\n".join(lines) + "\r\n\r\n"
         await self._send((head + body).encode("latin-1"), request, status=status, last=True)
@@ -692,7 +650,6 @@ class _Connection:
         self.held = asyncio.Event()
         await self.held.wait()
         self.held = None
-        self.server.counters["released"] += 1
 
     async def _forward(self, data: bytes, request: Request) -> _Head:
         """Send a request upstream and return the head of the response."""
@@ -717,17 +674,17 @@ class _Connection:
             if self._upstream is not None:
                 self._upstream.abort()
             host, port = self.server.upstream
-            connect = functools.partial(
-                asyncio.get_running_loop().create_connection,
-                host=host,
-                port=port,
-                ssl=self.server.upstream_tls,
+            loop = asyncio.get_running_loop()
+            self._upstream = await _open(
+                lambda protocol: loop.create_connection(
+                    protocol, host, port, ssl=self.server.upstream_tls
+                )
             )
-            self._upstream = await _open(connect)
         return self._upstream
 
     async def _pass_on(self, reply: _Head, request: Request, rule: _Rule | None) -> bool:
         """Send a response to the client; return whether the connection goes on."""
+        assert self._client is not None
         assert self._upstream is not None
         server = self.server
         status = request.upstream_status
@@ -740,7 +697,7 @@ class _Connection:
             server.counters["replies_lost"] += 1
             server.counters["dropped_bytes"] += size
             if rule.params["silently"]:
-                await self._fall_silent()
+                await self._client.reader.left.wait()
             self.end(reset=True)
             raise _Closed
         await server.lag(request)
@@ -749,14 +706,14 @@ class _Connection:
         if not last and rule is not None and rule.kind == "reset_mid_response":
             await self._break_off(pieces, request)
         while not last:
-            piece, last = await self._from_upstream(_next(pieces))
+            piece, last = await self._from_upstream(anext(pieces, (b"", True)))
             await self._send(piece, request, last=last)
         self.watching = False
         return not reply.last
 
     async def _break_off(self, pieces: _Pieces, request: Request) -> None:
         """Send half of the first piece, then reset."""
-        piece, _ = await self._from_upstream(_next(pieces))
+        piece, _ = await self._from_upstream(anext(pieces, (b"", True)))
         half = piece[: len(piece) // 2]
         await self._send(half, request)
         # A reset drops what the kernel has not sent yet; under load it puts small pieces off.
@@ -795,12 +752,9 @@ class _Connection:
         server = self.server
         while data or last:
             await server.gate("black_holed")
-            if self._frozen:
+            if self._frozen or self.client_left:
                 server.counters["dropped_bytes"] += len(data)
-                await self._fall_silent()
-                raise _Closed
-            if self.client_left:
-                server.counters["dropped_bytes"] += len(data)
+                await self._client.reader.left.wait()
                 raise _Closed
             rate = server.bytes_per_s
             size = max(1, int(rate / 20)) if rate else max(1, len(data))
@@ -819,11 +773,6 @@ class _Connection:
                 end_ns = now_ns() + int(len(piece) / rate * 1e9)
                 while server.bytes_per_s == rate and (left_ns := end_ns - now_ns()) > 0:
                     await server.pause(left_ns / 1e9)
-
-    async def _fall_silent(self) -> None:
-        """Say nothing more, until the client leaves."""
-        assert self._client is not None
-        await self._client.reader.left.wait()
 
 
 def main() -> None:

@@ -2,27 +2,21 @@
 
 Owns true time, which nobody in the cluster can see: every host has a boot time clock with an offset
 and a rate of its own and a wall clock that people set. A candidate is a guardian (the real core of
-`tenure`), an elector (the real core of `election`) and a keeper (a model of `keeper`); the lock is
-a model of a Kubernetes object: compare-and-swap on uid and version, an identical write answered
-without a new version, the name of who is next in line, and, if asked for, a PUT that creates what
-was deleted. Requests and replies get lost, come late, come twice; processes are late, are stopped,
-and die. A container that was killed, with all that ran in it, comes back in its slot under the name
-that it had, while what its former life has sent may still be on its way.
+`tenure`), an elector (the real core of `election`) and a model of a keeper; the lock is a model of
+a Kubernetes object. Requests and replies get lost, come late, come twice; processes are late, are
+stopped, and die. A container that was killed comes back in its slot under the name that it had,
+while what its former life has sent may still be on its way.
 
-An observer in true time writes down when each tree lived. What it judges (`Verdict`): trees that
-overlap, locks given back while their tree lived, and, once the faults have stopped, how long it
-takes until exactly one candidate runs. A candidate without a child has a `Say` where others have a
-tree: it lasts for as long as it would answer that it leads. Whoever asks to be woken in the past,
-or makes requests without a pause, raises.
+An observer in true time judges (`Verdict`): trees that overlap, locks given back while their tree
+lived, and, once the faults have stopped, how long it takes until exactly one candidate runs. A
+candidate without a child has a `Say` where others have a tree. A process that asks to be woken in
+the past, or makes requests without a pause, raises. Everything is drawn from one seed.
 
 It must not decide anything for the cores: it only carries out their effects, as the real processes
-do. Everything is drawn from one seed, so that a schedule can be run again.
-
-What a fault may be is what the design promises to survive. A guardian and a keeper of one candidate
-are not disturbed at the same time unless the tree cannot hide from the death of its keeper, rates
-stay within half a percent, and starvation plus killing stay within two seconds: the rest is named
-among the non-guarantees. People who edit or delete the lock are an option (`Setup.hands`) whose
-overlaps are no broken promise.
+do. A fault is what the design promises to survive: the guardian and the keeper of one candidate are
+not disturbed at the same time unless the tree cannot hide from the death of its keeper, rates stay
+within half a percent, and starvation plus killing stay within two seconds. People who edit or
+delete the lock are an option (`Setup.hands`) whose overlaps are no broken promise.
 """
 
 from __future__ import annotations
@@ -60,6 +54,9 @@ INT: Final = 2
 
 #: What no elector needs within a second.
 _MOST_CALLS: Final = 12
+#: How late a process of a starved host may be, and how long killing a tree may take.
+_LATE_NS: Final = 250 * MS
+_KILL_NS: Final = 800 * MS
 
 #: Settings for schedules: a short one, in which little virtual time holds many leases, the default
 #: one, in which replies may be late by more than the margin, and that of `--ttl=10s`.
@@ -80,14 +77,13 @@ _Request = election.Read | election.Create | election.Update | election.NameSucc
 class Setup:
     """The rules of one simulated cluster; what is random comes from the seed.
 
-    `elections` and `tenures` build the cores, so that a test can put a mutant in their place.
-    `coarse` makes the server compare times in whole seconds; with `traits` that say so it keeps
-    nothing else. The lock keeps a `line` or does not. `put_creates` lets a PUT to a deleted object
-    create another one. Candidates are PID 1 of a container that knows its slot with the probability
-    `pid1`, have an id that others have too with `verbatim`, and no child with `sidecars`. With
-    `voluntary` children end by themselves and people ask candidates to stop; with `restarts` a
-    candidate that ended is followed by another on its host, `restart_ns` later at the latest.
-    `steady` takes the middle of everything that would be random.
+    `elections` and `tenures` build the cores, so that a test can put a mutant in their place. The
+    lock keeps a `line` or does not. `put_creates` lets a PUT to a deleted object create another
+    one. Candidates are PID 1 of a container that knows its slot with the probability `pid1`, have
+    an id that others have too with `verbatim`, and no child with `sidecars`. With `voluntary`
+    children end by themselves and people ask candidates to stop; with `restarts` a candidate that
+    ended is followed by another on its host, `restart_ns` later at the latest. `steady` takes the
+    middle of everything that would be random.
     """
 
     candidates: int = 5
@@ -95,8 +91,6 @@ class Setup:
     duration_ns: int = 60 * SECOND_NS
     fault_every_ns: int = 4 * SECOND_NS
     skew_ppm: int = 5000
-    late_ns: int = 250 * MS
-    kill_ns: int = 800 * MS
     wall_spread_us: int = 10 * SECOND_US
     pid1: float = 0.3
     verbatim: float = 0.0
@@ -105,7 +99,6 @@ class Setup:
     line: bool = True
     hands: bool = False
     put_creates: bool = False
-    coarse: bool = False
     voluntary: bool = True
     restarts: bool = True
     restart_ns: int = 8 * SECOND_NS
@@ -320,16 +313,13 @@ class Tree:
         """Receive the stop signal."""
         if not self.ignores_stop:
             loop = self._world.loop
-            end = self._end if everything and not self.child_alive else self._child_ends
+            end = self.end if everything and not self.child_alive else self._child_ends
             loop.at(loop.now + self.drain_ns, end)
 
     def kill(self) -> None:
         """Receive SIGKILL everywhere; dying takes its time."""
         world = self._world
-        world.loop.at(world.loop.now + int(world.rng.random() * world.setup.kill_ns), self._end)
-
-    def kill_at_once(self) -> None:
-        self._end()
+        world.loop.at(world.loop.now + int(world.rng.random() * _KILL_NS), self.end)
 
     def end_by_itself(self) -> None:
         """Let the child exit."""
@@ -341,11 +331,11 @@ class Tree:
             return
         self.child_alive = False
         if not self._leaves_behind:
-            self._end()
+            self.end()
         else:
             self._keeper.tell("child ended")
 
-    def _end(self) -> None:
+    def end(self) -> None:
         if self.alive:
             self.alive = False
             self.child_alive = False
@@ -588,7 +578,7 @@ class Elector(_Process):
 
     def _leave_guardian(self) -> None:
         if self._unproven:
-            self.candidate.elector_retired(self)
+            self.candidate.elector_ends(self)
         else:
             self._step(election.TreeGone(None, retire=True))
 
@@ -621,7 +611,7 @@ class Elector(_Process):
             case election.SendReleased(token=token, retired=retired):
                 guardian.tell(tenure.Released(self.generation, token, retired), 1)
                 if retired:
-                    self.candidate.elector_retired(self)
+                    self.candidate.elector_ends(self)
             case election.OpenWatch():
                 self._watch = self.host.network.open_watch(self)
             case election.CloseWatch():
@@ -727,12 +717,10 @@ class Candidate:
     # --- deaths ---
 
     def kill_elector(self) -> None:
-        elector = self.elector
-        if elector is not None and elector.die():
-            self.elector = None
-            self.guardian.tell(tenure.ElectorEnded(elector.generation), 1)
+        if self.elector is not None:
+            self.elector_ends(self.elector)
 
-    def elector_retired(self, elector: Elector) -> None:
+    def elector_ends(self, elector: Elector) -> None:
         if elector.die():
             self.elector = None
             self.guardian.tell(tenure.ElectorEnded(elector.generation), 1)
@@ -747,7 +735,7 @@ class Candidate:
             if self.keeper is not None:
                 self.keeper.die()
             if self.tree is not None:
-                self.tree.kill_at_once()
+                self.tree.end()
         else:
             if self.elector is not None:
                 self.elector.tell("guardian died", 1)
@@ -763,7 +751,7 @@ class Candidate:
             return
         tree = keeper.tree
         if tree is not None and not tree.hides:
-            tree.kill_at_once()
+            tree.end()
         self.keeper_ended(keeper, orderly=False)
 
     def keeper_ended(self, keeper: Keeper, *, orderly: bool) -> None:
@@ -785,11 +773,7 @@ class Candidate:
             self.host.candidate_gone()
 
     def note(self, note: election.Note | tenure.Note) -> None:
-        world = self.host.world
-        if world.trace is not None:
-            world.trace.append(
-                f"{world.loop.now / SECOND_NS:9.4f} {self.name}: {note.event} {note.fields}"
-            )
+        self.host.world.note(f"{self.name}: {note.event} {note.fields}")
 
 
 # --- hosts and their networks ----------------------------------------------------------------
@@ -832,7 +816,7 @@ class Host:
         world = self.world
         late = world.rng.random()
         if self.starved:
-            return int(late * world.setup.late_ns)
+            return int(late * _LATE_NS)
         return 20_000 + int(late * MS)
 
     def candidate_gone(self) -> None:
@@ -1101,7 +1085,7 @@ class Server:
                 return _failed(call_id, FailureKind.ABSENT)
         elif (found.uid, found.version) != (seen.uid, seen.version):
             return _failed(call_id, FailureKind.CONFLICT)
-        elif self._same(record, found.record) and successor == (found.successor or ""):
+        elif self._cut(record) == found.record and successor == (found.successor or ""):
             return election.Returned(call_id, found)
         return election.Returned(call_id, self._write(candidate, record, found, successor))
 
@@ -1111,14 +1095,8 @@ class Server:
         if self.newest is not None:
             self._publish(None)
 
-    def touch(self) -> None:
-        """Change a label: another version of the same record."""
-        found = self.newest
-        if found is not None:
-            self._version += 1
-            self._publish(replace(found, version=str(self._version)))
-
     def patch(self, **changes: Any) -> None:
+        """Change the record; without changes it is a label, another version of the same record."""
         found = self.newest
         if found is not None:
             self._version += 1
@@ -1139,9 +1117,8 @@ class Server:
             self._objects += 1
         self._version += 1
         uid = over.uid if over is not None else f"object-{self._objects}"
-        kept = _cut(record, self._world.setup.traits.time_unit_us)
         line = successor if self._world.setup.line else None
-        snapshot = Snapshot(kept, uid, str(self._version), line)
+        snapshot = Snapshot(self._cut(record), uid, str(self._version), line)
         if not record.holder:
             self._world.released_by(candidate)
         self._publish(snapshot)
@@ -1155,18 +1132,14 @@ class Server:
             for watch in host.network.watches:
                 watch.see(snapshot)
 
-    def _same(self, one: Record, other: Record) -> bool:
-        unit_us = SECOND_US if self._world.setup.coarse else self._world.setup.traits.time_unit_us
-        return _cut(one, unit_us) == _cut(other, unit_us)
-
-
-def _cut(record: Record, unit_us: int) -> Record:
-    """Return a record with its times in whole units."""
-    return replace(
-        record,
-        acquire_time_us=(record.acquire_time_us or 0) // unit_us * unit_us,
-        renew_time_us=(record.renew_time_us or 0) // unit_us * unit_us,
-    )
+    def _cut(self, record: Record) -> Record:
+        """Return a record with its times in the units of the lock."""
+        unit_us = self._world.setup.traits.time_unit_us
+        return replace(
+            record,
+            acquire_time_us=(record.acquire_time_us or 0) // unit_us * unit_us,
+            renew_time_us=(record.renew_time_us or 0) // unit_us * unit_us,
+        )
 
 
 def _failed(call_id: int, kind: FailureKind) -> election.Failed:
@@ -1331,9 +1304,9 @@ class World:
         elif self.setup.hands:
             self.meddle(rng.randrange(4))
         elif rng.random() < 0.5:
-            self.server.touch()
+            self.server.patch()
         else:
-            self._trace("somebody who is not there is next in line")
+            self.note("somebody who is not there is next in line")
             self.server.name("nobody that lives")
 
     def disturb_network(self, host: Host, mode: str, for_ns: int) -> None:
@@ -1341,7 +1314,7 @@ class World:
             return
         network = host.network
         network.mode = mode
-        self._trace(f"network of {host.name}: {mode} for {for_ns / SECOND_NS:.2f}s")
+        self.note(f"network of {host.name}: {mode} for {for_ns / SECOND_NS:.2f}s")
         if mode in {"hole", "held", "trickle", "deaf"}:
             for watch in network.watches:
                 watch.silent = True
@@ -1365,13 +1338,13 @@ class World:
         elif role == "keeper" and self._guardian_is_well(candidate):
             process = candidate.keeper
         if process is not None:
-            self._trace(f"SIGSTOP {role} of {candidate.name} for {for_ns}")
+            self.note(f"SIGSTOP {role} of {candidate.name} for {for_ns}")
             process.pause(for_ns)
 
     def kill(self, host: Host, role: str) -> None:
         """Kill a process, with the same exception."""
         candidate = host.candidate
-        self._trace(f"SIGKILL {role} of {candidate.name}")
+        self.note(f"SIGKILL {role} of {candidate.name}")
         if role == "elector":
             candidate.kill_elector()
         elif role == "guardian" and (candidate.pid1 or self._keeper_is_well(candidate)):
@@ -1408,12 +1381,12 @@ class World:
                 watch.silent = True
 
     def ask_to_stop(self, host: Host, signum: int) -> None:
-        self._trace(f"signal {signum} to {host.candidate.name}")
+        self.note(f"signal {signum} to {host.candidate.name}")
         host.candidate.guardian.tell(tenure.StopAsked(signum, send=TERM, kill=False))
 
     def meddle(self, how: int) -> None:
         """Edit the lock as a person would who does not know better."""
-        self._trace(f"meddle {how}")
+        self.note(f"meddle {how}")
         if how == 0:
             self.server.delete()
         elif how == 1:
@@ -1421,7 +1394,7 @@ class World:
         elif how == 2:
             self.server.patch(holder="")
         else:
-            self.server.touch()
+            self.server.patch()
 
     # --- what happens ---
 
@@ -1440,7 +1413,7 @@ class World:
     def tree_started(self, tree: Tree | Say) -> None:
         for other in self.living.values():
             self.verdict.overlaps.append(f"Overlap of {other.name} and {tree.name}")
-        self._trace(
+        self.note(
             f"{tree.role} {tree.name} {tree.begins}; beside: "
             f"{[other.name for other in self.living.values()]}"
         )
@@ -1450,19 +1423,19 @@ class World:
         self.verdict.trees += 1
 
     def tree_ended(self, tree: Tree | Say) -> None:
-        self._trace(f"{tree.role} {tree.name} {tree.ends}")
+        self.note(f"{tree.role} {tree.name} {tree.ends}")
         if self.listener is not None:
             self.listener(tree.candidate, tree.role, tree.ends)
         del self.living[tree.candidate]
 
     def released_by(self, candidate: Candidate) -> None:
         """A release has landed: no tree of whoever sent it may live, in whichever of its lives."""
-        self._trace(f"{candidate.name} releases")
+        self.note(f"{candidate.name} releases")
         for tree in self.living.values():
             if tree.candidate.host is candidate.host:
                 at_s = self.loop.now / SECOND_NS
                 self.verdict.early_releases.append(f"{tree.name} at {at_s:.3f}")
 
-    def _trace(self, line: str) -> None:
+    def note(self, line: str) -> None:
         if self.trace is not None:
             self.trace.append(f"{self.loop.now / SECOND_NS:9.4f} {line}")

@@ -1,14 +1,9 @@
 """A filesystem that hangs: one executable on FUSE, served by a process of its own.
 
-Owns the server, the mount and the mount namespace that holds it, and the requests that hang.
-Must not know: who executes the file.
-
-The mount exists in the server's mount namespace only: a process sees it under `wrapper`, and nobody
-else can stumble over it. It guards against a test that leaves something hung for ever: the server
-ends with its control channel, however the test died; that closes /dev/fuse, whereupon the kernel
-fails everything that waits, and the mount ends with the last process in its namespace.
-
-The server half uses the standard library only and speaks to /dev/fuse directly
+The mount exists in the mount namespace of the server only: a process sees it under `wrapper`.
+Nothing is left hung for ever: the server ends with its control channel, however the test died; that
+closes /dev/fuse, whereupon the kernel fails everything that waits, and the mount ends with the last
+process in its namespace. The server uses the standard library only and speaks to /dev/fuse directly
 (linux/fuse.h, protocol 7.31).
 """
 
@@ -16,17 +11,16 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import select
 import shlex
-import socket
 import stat
 import struct
 import subprocess
 import sys
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from tests.support.lacking import Lacking
 from tests.support.wait import wait_until
@@ -38,7 +32,6 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 _BOOT: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); from tests.support.slowfs import main; main()"
 )
-_READY: Final = "ready"
 
 _CLONE_NEWNS: Final = 0x20000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 0x1, 0x2, 0x4
@@ -46,9 +39,8 @@ _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 _MNT_DETACH: Final = 2
 
 _LOOKUP, _FORGET, _GETATTR = 1, 2, 3
-_OPEN, _READ, _STATFS, _RELEASE = 14, 15, 17, 18
-_FLUSH, _INIT, _OPENDIR, _READDIR, _RELEASEDIR = 25, 26, 27, 28, 29
-_ACCESS, _INTERRUPT, _DESTROY, _BATCH_FORGET = 34, 36, 38, 42
+_OPEN, _READ, _INIT = 14, 15, 26
+_INTERRUPT, _BATCH_FORGET = 36, 42
 
 _IN: Final = struct.Struct("=IIQQIIII")  # length, opcode, unique, node, uid, gid, pid, padding
 _OUT: Final = struct.Struct("=IiQ")  # length, error, unique
@@ -57,7 +49,6 @@ _ENTRY: Final = struct.Struct("=QQQQII")  # node, generation, how long to rememb
 _ATTR_VALID: Final = struct.Struct("=QII")
 _ATTR: Final = struct.Struct("=QQQQQQ10I")
 _OPEN_OUT: Final = struct.Struct("=QII")
-_STATFS_OUT: Final = struct.Struct("=5Q10I")
 _MAJOR, _MINOR = 7, 31
 _BUFFER_BYTES: Final = 1 << 17  # more than a request has, since nothing can be written
 
@@ -80,7 +71,7 @@ class SlowExecutable:
         self._mount_point = directory / "slow"
         self._program = program
         self._server: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
+        self._control: Connection[Any, Any] | None = None
         self.path = self._mount_point / _NAME.decode()
 
     def __enter__(self) -> Self:
@@ -90,17 +81,15 @@ class SlowExecutable:
         self._mount_point.mkdir()
         content = self._mount_point.with_suffix(".content")
         content.write_bytes(self._program)
-        self._control, theirs = socket.socketpair()
+        self._control, theirs = Pipe()
         with theirs:
             boot = ["-I", "-S", "-c", _BOOT, str(_ROOT), str(self._mount_point), str(content)]
             self._server = subprocess.Popen(
                 [sys.executable, *boot], stdin=theirs.fileno(), start_new_session=True
             )
-        self._control.settimeout(60)
-        answer = self._hear()
-        if answer != _READY:
+        if problem := self._hear():
             self.__exit__()
-            raise Lacking(answer or "the server ended")
+            raise Lacking(problem)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -136,7 +125,8 @@ class SlowExecutable:
 
     def waiting(self) -> list[int]:
         """Return the pid behind each request that hangs now."""
-        return [int(pid) for pid in json.loads(self._ask("waiting"))]
+        pids: list[int] = self._ask("waiting")
+        return pids
 
     def wait_hung(self, count: int = 1, *, timeout_s: float = 30) -> list[int]:
         """Wait until so many requests hang, and return the pids behind them."""
@@ -147,20 +137,15 @@ class SlowExecutable:
 
         return wait_until(enough, timeout_s=timeout_s, what=f"{count} requests hang")
 
-    def _ask(self, words: str) -> str:
+    def _ask(self, words: str) -> Any:
         assert self._control is not None, "used outside of its context"
-        self._control.sendall(words.encode() + b"\n")
+        self._control.send(words)
         return self._hear()
 
-    def _hear(self) -> str:
+    def _hear(self) -> Any:
         assert self._control is not None
-        line = b""
-        while not line.endswith(b"\n"):
-            data = self._control.recv(4096)
-            if not data:
-                break
-            line += data
-        return line.decode().strip()
+        assert self._control.poll(60), "the server is silent"
+        return self._control.recv()
 
 
 # --- the server: a process of its own ---------------------------------------------------------
@@ -169,7 +154,7 @@ class SlowExecutable:
 class _Server:
     """The loop of the server process: requests of the kernel, and words of the test."""
 
-    def __init__(self, fuse: int, control: socket.socket, content: bytes) -> None:
+    def __init__(self, fuse: int, control: Connection[Any, Any], content: bytes) -> None:
         self._fuse = fuse
         self._control = control
         self._content = content
@@ -181,7 +166,7 @@ class _Server:
         """Serve until the control channel ends, or until the mount does."""
         poll = select.poll()
         poll.register(self._fuse, select.POLLIN)
-        poll.register(self._control, select.POLLIN)
+        poll.register(self._control.fileno(), select.POLLIN)
         while True:
             ready = dict(poll.poll())
             if self._fuse in ready and not self._take():
@@ -209,21 +194,18 @@ class _Server:
 
     def _obey(self) -> bool:
         """Do what the test asks for; False at its end."""
-        words = self._control.recv(4096).decode().strip()
-        if not words:
+        try:
+            words = self._control.recv()
+        except EOFError:
             return False
-        answer = "done"
-        if words == "waiting":
-            answer = json.dumps([_IN.unpack_from(request)[6] for request in self._held.values()])
-        elif words == "go on":
+        answer = [_IN.unpack_from(request)[6] for request in self._held.values()]
+        if words == "go on":
             self._hung = False
-            held = list(self._held.values())
-            self._held.clear()
-            for request in held:
-                self._serve(request)
-        else:
+            while self._held:
+                self._serve(self._held.pop(next(iter(self._held))))
+        elif words != "waiting":
             self._hung, self._killable = True, words == "hang killable"
-        self._control.sendall(answer.encode() + b"\n")
+        self._control.send(answer)
         return True
 
     def _serve(self, request: bytes) -> None:
@@ -231,11 +213,8 @@ class _Server:
         body = request[_IN.size :]
         if opcode == _INIT:
             # No flags: it reads page by page as it is asked, and remembers nothing.
-            zeros = [0] * 8
-            self._reply(
-                unique,
-                _INIT_OUT.pack(_MAJOR, _MINOR, 0, 0, 1, 1, 4096, 1, 0, 0, *zeros),
-            )
+            limits = (0, 0, 1, 1, 4096, 1, 0, 0, *[0] * 8)
+            self._reply(unique, _INIT_OUT.pack(_MAJOR, _MINOR, *limits))
         elif opcode == _LOOKUP:
             if node == _ROOT_NODE and body.rstrip(b"\0") == _NAME:
                 entry = _ENTRY.pack(_FILE_NODE, 0, 0, 0, 0, 0)
@@ -244,15 +223,11 @@ class _Server:
                 self._reply(unique, error=errno.ENOENT)
         elif opcode == _GETATTR:
             self._reply(unique, _ATTR_VALID.pack(0, 0, 0) + self._attributes(node))
-        elif opcode in {_OPEN, _OPENDIR}:
+        elif opcode == _OPEN:
             self._reply(unique, _OPEN_OUT.pack(0, 0, 0))
         elif opcode == _READ:
             _handle, offset, size = struct.unpack_from("=QQI", body)
             self._reply(unique, self._content[offset : offset + size])
-        elif opcode == _STATFS:
-            self._reply(unique, _STATFS_OUT.pack(0, 0, 0, 1, 0, 4096, 255, 4096, *[0] * 7))
-        elif opcode in {_READDIR, _FLUSH, _RELEASE, _RELEASEDIR, _ACCESS, _DESTROY}:
-            self._reply(unique)
         elif opcode not in {_FORGET, _BATCH_FORGET}:  # these want no answer
             self._reply(unique, error=errno.ENOSYS)
 
@@ -260,10 +235,8 @@ class _Server:
         is_file = node == _FILE_NODE
         size = len(self._content) if is_file else 0
         mode = (stat.S_IFREG if is_file else stat.S_IFDIR) | 0o755
-        links = 1 if is_file else 2
-        blocks = -(-size // 512)
-        numbers = (0, 0, 0, mode, links, 0, 0, 0, 4096, 0)  # owned by root, from 1970
-        return _ATTR.pack(node, size, blocks, 0, 0, 0, *numbers)
+        numbers = (0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)  # owned by root, from 1970
+        return _ATTR.pack(node, size, -(-size // 512), 0, 0, 0, *numbers)
 
     def _reply(self, unique: int, body: bytes = b"", *, error: int = 0) -> None:
         try:
@@ -297,15 +270,16 @@ def _mount(mount_point: str) -> int:
 def main() -> None:
     """Be the server: argv has the mount point and the file to serve; stdin is the control."""
     mount_point, content_path = sys.argv[2:4]
-    with socket.socket(fileno=os.dup(0)) as control:
+    control: Connection[Any, Any] = Connection(os.dup(0))
+    with control:
         try:
             content = Path(content_path).read_bytes()
             fuse = _mount(mount_point)
         except OSError as error:
-            control.sendall(f"cannot mount: {error}\n".encode())
+            control.send(f"cannot mount: {error}")
             return
         # The kernel's INIT is answered in the loop: nobody has to wait for it.
-        control.sendall(_READY.encode() + b"\n")
+        control.send("")
         try:
             _Server(fuse, control, content).run()
         finally:

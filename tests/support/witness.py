@@ -129,7 +129,8 @@ class _Server:
         found = self._epoll.poll(timeout_s, len(self._connections) + 16)
         after_ns = now_ns()
         allowed_ns = _TICK_NS if timeout_s else 0
-        self._note_lateness(before_ns - self._looked_ns, after_ns - before_ns - allowed_ns)
+        late_ns = (before_ns - self._looked_ns, after_ns - before_ns - allowed_ns)
+        self._lateness_ns = max(self._lateness_ns, *late_ns)
         ready = set()
         for fd, mask in found:
             if mask & _CLOSED and fd in self._connections:
@@ -234,9 +235,6 @@ class _Server:
                 self._written += written
                 data = data[written:]
 
-    def _note_lateness(self, *samples_ns: int) -> None:
-        self._lateness_ns = max(self._lateness_ns, *samples_ns)
-
 
 def _identity_of_name(name: object) -> dict[str, Any]:
     """Read the identity a client bound its socket to, if it did."""
@@ -246,10 +244,7 @@ def _identity_of_name(name: object) -> dict[str, Any]:
     if len(parts) != 7 or parts[0] != NAME_PREFIX:
         return {}
     _prefix, candidate, run, main_pid, role, started_ns, _pid = parts
-    try:
-        numbers = {"main": int(main_pid), "started_ns": int(started_ns)}
-    except ValueError:
-        return {}
+    numbers = {"main": int(main_pid), "started_ns": int(started_ns)}
     return {"candidate": candidate, "run": run, "role": role, **numbers}
 
 
@@ -307,10 +302,14 @@ class Tree:
     run: str
     main: int
     processes: list[Process] = field(default_factory=list)
+    #: The first instant at which a process of the tree is known to have run.
+    started_ns: int = 0
+    #: The latest instant at which a process of the tree is known to have been alive. What came
+    #: after its end came after this, however late the witness looked; after `ended_ns` it came only
+    #: if the witness was in time.
+    alive_until_ns: int = 0
     _live: int = 0
-    _started_ns: int | None = None
     _ended_ns: int = 0
-    _alive_until_ns: int = 0
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -318,23 +317,9 @@ class Tree:
         return (self.candidate, self.run, self.main)
 
     @property
-    def started_ns(self) -> int:
-        """The first instant at which a process of the tree is known to have run."""
-        return self._started_ns or 0
-
-    @property
     def ended_ns(self) -> int | None:
         """The instant by which the last process was dead; None while one lives."""
         return None if self._live else self._ended_ns
-
-    @property
-    def alive_until_ns(self) -> int:
-        """The latest instant at which a process of the tree is known to have been alive.
-
-        What came after its end came after this, however late the witness looked; after `ended_ns`
-        it came only if the witness was in time.
-        """
-        return self._alive_until_ns
 
     @property
     def running(self) -> bool:
@@ -498,10 +483,6 @@ class Witness:
         self.sync()
         return [pair for pair in self._pairs() if pair.certain_ns >= 0]
 
-    def max_overlap_s(self) -> float:
-        """Return the length of the longest overlap in seconds; 0.0 without one."""
-        return max((pair.overlap_ns for pair in self.overlaps()), default=0) / 1e9
-
     def gaps(self) -> list[Gap]:
         """Return every time in which nobody ran, between the first start and the last."""
         gaps = []
@@ -616,7 +597,7 @@ class Witness:
                 process.ended_ns = event["t"]
                 tree._live -= 1
                 tree._ended_ns = max(tree._ended_ns, process.ended_ns)
-                tree._alive_until_ns = max(tree._alive_until_ns, process.alive_until_ns)
+                tree.alive_until_ns = max(tree.alive_until_ns, process.alive_until_ns)
             case _:
                 self._troubles.append(event["what"])
 
@@ -626,15 +607,16 @@ class Witness:
         tree = self._trees.setdefault(key, Tree(*key))
         tree.processes.append(process)
         tree._live += 1
-        tree._started_ns = min(tree._started_ns or process.started_ns, process.started_ns)
+        tree.started_ns = min(tree.started_ns or process.started_ns, process.started_ns)
         return tree
 
     def _leave(self, process: Process, tree: Tree) -> None:
         """Take a process out of the tree it was thought to be of."""
         tree.processes.remove(process)
         tree._live -= 1
-        tree._started_ns = min((other.started_ns for other in tree.processes), default=None)
-        if not tree.processes:
+        if tree.processes:
+            tree.started_ns = min(other.started_ns for other in tree.processes)
+        else:
             del self._trees[tree.key]
 
     @staticmethod
@@ -645,7 +627,7 @@ class Witness:
         """Yield every two trees that may have run at once."""
         trees = sorted(self._known(self._trees.values()), key=lambda tree: tree.started_ns)
         ends = {tree: self._now_ns if tree.running else tree._ended_ns for tree in trees}
-        alive = {tree: self._now_ns if tree.running else tree._alive_until_ns for tree in trees}
+        alive = {tree: self._now_ns if tree.running else tree.alive_until_ns for tree in trees}
         open_trees: list[Tree] = []
         for second in trees:
             started_ns = second.started_ns

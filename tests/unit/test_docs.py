@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -14,8 +15,8 @@ import yaml
 from leaderexec import channel, cli, config, server
 from leaderexec.election import Election, Holding
 from leaderexec.model import Claim, Now, Timing, Token
-from leaderexec.tenure import OnLoss, Tenure
 from tests.support import controlplane, diagrams
+from tests.unit.test_tenure import Drive
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +43,8 @@ def code(name: str, language: str) -> list[str]:
 
 def manifests(name: str = "deployment") -> dict[str, Any]:
     """Return the objects of an example by their kind."""
-    return {item["kind"]: item for item in yaml.safe_load_all(read(f"examples/{name}.yaml"))}
+    items = yaml.safe_load_all(read(f"examples/{name}.yaml"))
+    return {item["kind"]: item for item in items if item}
 
 
 def pod(name: str) -> dict[str, Any]:
@@ -79,15 +81,18 @@ def yaml_blocks() -> list[dict[str, Any]]:
 
 
 def parsed(
-    argv: list[str], environ: Mapping[str, str] | None = None, *, is_init: bool = False
+    argv: list[str],
+    environ: Mapping[str, str] | None = None,
+    *directories: str,
+    is_init: bool = False,
 ) -> config.Config:
-    """Read a command line as in a pod; fail if it is refused."""
+    """Read a command line as in a pod with these directories; fail if it is refused."""
     host = config.Host(
         hostname=lambda: "a-0",
         is_init=lambda: is_init,
         read_text=lambda _: "default",
         file_problem=lambda _: None,
-        is_directory=lambda _: False,
+        is_directory=directories.__contains__,
     )
     in_pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
     settings = config.parse(argv, {**in_pod, **(environ or {})}, host=host)
@@ -120,16 +125,7 @@ def test_the_machines_begin_where_the_diagrams_do() -> None:
         for holding in inherited
     )
     assert electors == diagrams.ELECTION_ENTRIES
-    guardian = Tenure(
-        timing=Timing(),
-        stop_signal=15,
-        stop_timeout_ns=0,
-        on_loss=OnLoss.STANDBY,
-        campaign_timeout_ns=None,
-        signal_group=False,
-        now_ns=0,
-    )
-    assert (guardian.state,) == diagrams.TENURE_ENTRIES
+    assert (Drive().core.state,) == diagrams.TENURE_ENTRIES
 
 
 # --- what the documents name -----------------------------------------------------------------
@@ -262,20 +258,21 @@ def test_command_lines_are_valid() -> None:
         parsed(shlex.split(line)[1:])
 
 
-def test_what_kubectl_runs_is_valid() -> None:
-    """The args of the walk-through's pods are options of a candidate that only elects."""
+def test_what_kubectl_runs_is_the_example() -> None:
+    """The walk-through's pods have the image that it makes, and account and election of theirs.
+
+    That they elect a leader is seen in the kube lane.
+    """
     text = "".join(code("README.md", "console")).replace("\\\n", "")
     (line,) = re.findall(r"^ *(kubectl run .*)$", text, re.MULTILINE)
-    words = shlex.split(line)
+    words, image = shlex.split(line), elector("sidecar")["image"]
     settings = parsed(words[words.index("--") + 1 :])
-    assert (settings.election, settings.command) == ("example", ())
     assert settings.election == parsed(options_of(elector("sidecar"))).election
     account = manifests("sidecar")["ServiceAccount"]["metadata"]["name"]
     (overrides,) = [word.partition("=")[2] for word in words if word.startswith("--overrides=")]
     assert json.loads(overrides)["spec"] == {"serviceAccountName": account}
-    image = f"--image={elector('sidecar')['image']}"
-    assert image in words
-    assert f"make image IMAGE={image.partition('=')[2]}\n" in text
+    assert f"--image={image}" in words
+    assert f"make image IMAGE={image}\n" in text
 
 
 @pytest.mark.parametrize("name", ["examples/Dockerfile", "README.md"])
@@ -293,20 +290,53 @@ def test_entry_points_are_valid(name: str) -> None:
     assert own == ['["/leaderexec/leaderexec"]', '["leaderexec"]']
 
 
-@pytest.mark.parametrize("name", ["deployment", "sidecar"])
-def test_an_example_fits_together(name: str) -> None:
-    """Command, role, binding and account of an example name the same election and account."""
-    objects = manifests(name)
-    settings = parsed(options_of(elector(name)))
-    account = objects["ServiceAccount"]["metadata"]["name"]
-    assert pod(name)["serviceAccountName"] == account
-    assert objects["RoleBinding"]["subjects"] == [{"kind": "ServiceAccount", "name": account}]
-    assert objects["RoleBinding"]["roleRef"]["name"] == objects["Role"]["metadata"]["name"]
-    assert objects["Role"]["rules"][1]["resourceNames"] == [settings.election]
-    assert bool(settings.command) is (name == "deployment")
-    if settings.command:
-        grace_ns = pod(name)["terminationGracePeriodSeconds"] * 10**9
-        assert grace_ns >= settings.stop_timeout_ns + 9 * 10**9, "time to kill and to give back"
+def assert_time_to_stop(grace_ns: int, settings: config.Config) -> None:
+    """Assert that what stops a container waits until the tree is killed and the lock given back."""
+    assert settings.command
+    assert grace_ns >= settings.stop_timeout_ns + 9 * 10**9
+
+
+def test_the_deployment_has_time_to_stop() -> None:
+    """The grace period of its pods suffices; that it elects is seen in the kube lane."""
+    grace_s = pod("deployment")["terminationGracePeriodSeconds"]
+    assert_time_to_stop(grace_s * 10**9, parsed(options_of(elector("deployment"))))
+
+
+def test_the_injecting_pod_runs_what_its_init_container_installs() -> None:
+    """What is installed where, and what the main container runs, are the same, in one volume."""
+    (init,), (main,) = pod("injecting-pod")["initContainers"], pod("injecting-pod")["containers"]
+    installed = config.parse(init["args"], {})
+    assert isinstance(installed, config.InstallRequested)
+    (source,), (target,) = init["volumeMounts"], main["volumeMounts"]
+    assert source["mountPath"] == target["mountPath"] == installed.directory
+    assert target["readOnly"]
+    assert main["command"][0] == f"{installed.directory}/leaderexec"
+    assert pod("injecting-pod")["volumes"] == [{"name": source["name"], "emptyDir": ANY}]
+    assert target["name"] == source["name"]
+    grace_s = pod("injecting-pod")["terminationGracePeriodSeconds"]
+    assert_time_to_stop(grace_s * 10**9, parsed(options_of(main)))
+    assert init["securityContext"] == main["securityContext"]
+
+
+def test_the_compose_file() -> None:
+    """Its services say what compose wants, and its command holds the election on its own volume."""
+    composed = yaml.safe_load(read("examples/compose.yaml"))
+    assert set(composed) == {"name", "services", "volumes"}
+    server, volume = composed["services"]["server"], composed["services"]["volume"]
+    assert (server["build"]["context"], "init" in server) == ("..", False)
+    assert server["scale"] > 1
+    assert (ROOT / server["build"]["dockerfile"]).exists()
+    name, _, place = server["volumes"][0].partition(":")
+    assert composed["volumes"] == {name: {"driver": "local"}}
+    settings = parsed([*server["entrypoint"], *server["command"]][1:], {}, place)
+    assert isinstance(settings.lock, config.FileLockSpec)
+    assert settings.lock.path.startswith(f"{place}/"), "the directory is shared, not the file"
+    assert settings.command == tuple(server["command"])
+    assert_time_to_stop(config.parse_duration(server["stop_grace_period"]), settings)
+    assert volume["command"] == ["chown", server["user"], place]
+    for each in (server, volume):
+        assert (each["volumes"], each["read_only"]) == ([f"{name}:{place}"], True)
+        assert (each["cap_drop"], each["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
 
 
 def test_the_example_sidecar_is_one_and_has_its_program() -> None:

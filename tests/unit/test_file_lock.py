@@ -9,19 +9,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import functools
 import itertools
 import json
 import os
-import select
 import signal
 import stat
 import struct
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing.context import ForkContext, ForkProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -116,52 +116,43 @@ def existing(lock: FileLock) -> Snapshot:
 
 
 @contextlib.contextmanager
-def forked(function: Callable[[], object]) -> Iterator[int]:
+def forked(function: Callable[[], object]) -> Iterator[ForkProcess]:
     """Run `function` in a child, which exits 0 if nothing is raised and does not outlive this."""
-    pid = os.fork()
-    if not pid:
-        try:
-            function()
-        except BaseException:  # noqa: BLE001 - a child must never return into the test runner
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
+    process = ForkContext().Process(target=function)
+    process.start()
     try:
-        yield pid
+        yield process
     finally:
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        process.kill()
+        process.join()
 
 
-def ended(pid: int) -> int:
-    """Wait for a child's end and return its exit code, negative for a signal."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        assert select.select([pidfd], [], [], 30)[0], f"child {pid} did not end"
-    finally:
-        os.close(pidfd)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def run(function: Callable[[], object]) -> int:
-    """Run `function` in a child and return how that ended."""
-    with forked(function) as pid:
-        return ended(pid)
+def run(function: Callable[[], object]) -> int | None:
+    """Run `function` in a child and return its exit code, negative for a signal."""
+    with forked(function) as child:
+        child.join(30)
+        return child.exitcode
 
 
 @contextlib.contextmanager
-def stopped_before(name: str, function: Callable[[], object]) -> Iterator[int]:
-    """Run `function` in a child, stopped right before the first call of a name."""
+def stopped_before(name: str, function: Callable[[], object]) -> Iterator[Callable[[], None]]:
+    """Run `function` in a child, stopped right before the first call of a name until told to."""
 
     def run_and_stop() -> None:
         with interposed(at(name, lambda: os.kill(os.getpid(), signal.SIGSTOP))):
             function()
 
-    with forked(run_and_stop) as pid:
-        _, status = os.waitpid(pid, os.WUNTRACED)
+    with forked(run_and_stop) as child:
+        assert child.pid
+
+        def go_on() -> None:
+            os.kill(child.pid or 0, signal.SIGCONT)
+            child.join(30)
+            assert child.exitcode == 0
+
+        _, status = os.waitpid(child.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status), "it ended instead"
-        yield pid
+        yield go_on
 
 
 #: Stands between the lock and a system call: gets its name, the call itself, its arguments.
@@ -175,27 +166,21 @@ SYSTEM_CALLS = {
 }
 
 
-class Interposer:
-    """Stands for the modules `os` and `fcntl` in the lock's module."""
-
-    def __init__(self, module: Any, between: Interposed) -> None:
-        self._module = module
-        self._between = between
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(self._module, name)
-        if name not in SYSTEM_CALLS:
-            return real
-        return lambda *args, **named: self._between(name, functools.partial(real, **named), args)
-
-
 @contextlib.contextmanager
 def interposed(between: Interposed) -> Iterator[None]:
     """Let `between` have every system call of the lock."""
+
+    def stand_in(name: str, real: Call, *args: Any, **named: Any) -> Any:
+        return between(name, functools.partial(real, **named), args)
+
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("os", "fcntl"):
-            stand_in = Interposer(getattr(file_module, module), between)
-            patch.setattr(file_module, module, stand_in)
+        for module in (os, fcntl):
+            known = vars(module)
+            calls = {
+                name: functools.partial(stand_in, name, known[name])
+                for name in SYSTEM_CALLS & set(known)
+            }
+            patch.setattr(file_module, module.__name__, SimpleNamespace(**known | calls))
         yield
 
 
@@ -277,7 +262,7 @@ def before_the_crash(path: Path, beginning: str) -> tuple[Snapshot | None, int]:
     return existing(lock_of(path)), highest
 
 
-def write_and_crash(path: Path, old: Snapshot | None, between: Interposed) -> int:
+def write_and_crash(path: Path, old: Snapshot | None, between: Interposed) -> int | None:
     """Write in a process of its own and return how that ended."""
 
     def write() -> None:
@@ -325,7 +310,7 @@ each_beginning = pytest.mark.parametrize(
 def test_a_crash_at_any_call_leaves_the_old_or_the_new(tmp_path: Path, beginning: str) -> None:
     """Before whichever call a writer is killed: one whole version, no number used twice."""
     landed: list[bool] = []
-    code = -signal.SIGKILL
+    code: int | None = -signal.SIGKILL
     while code == -signal.SIGKILL:
         path = tmp_path / str(len(landed)) / "x"
         old, highest = before_the_crash(path, beginning)
@@ -555,32 +540,22 @@ def test_missing_permissions_are_forbidden() -> None:
                 os.setgid(NOBODY)
                 os.setuid(NOBODY)
             folder.chmod(0o555)
-            with pytest.raises(Forbidden, match=r"create .*: Permission denied: x\.l"):
+            with pytest.raises(Forbidden, match=r"create .*: Permission denied: x\.lock"):
                 lock.create(FIRST, TIMEOUT_S)
             assert "is not readable and writable" in str(check(str(path), "x"))
             folder.chmod(0o755)
             seen = lock.create(FIRST, TIMEOUT_S)
-            calls: dict[str, Callable[[], object]] = {
-                "read": lambda: lock.read(TIMEOUT_S),
-                "update": lambda: lock.update(NEXT, seen, TIMEOUT_S),
-                "watch": lambda: next(iter(lock.watch(None))),
-            }
-            for modes, verb, where in (
-                ((0o644, 0o644, 0o555), "update", ""),
-                ((0, 0o644, 0o555), "read", "$"),
-                ((0o644, 0o444, 0o755), "update", ": x\\.lock"),
-                ((0o644, 0o644, 0), "read", ""),
-                ((0o644, 0o644, 0), "watch", ""),
-            ):
-                folder.chmod(0o755)
-                for place, mode in zip((path, guard, folder), modes, strict=True):
-                    place.chmod(mode)
-                with pytest.raises(Forbidden, match=f"{verb} .*: Permission denied{where}"):
-                    calls[verb]()
-                if modes[1] == 0o444:
-                    assert check(str(path), "x") == "x.lock is not readable and writable"
+            guard.chmod(0o444)
+            with pytest.raises(Forbidden, match=r"update .*: Permission denied: x\.lock"):
+                lock.update(NEXT, seen, TIMEOUT_S)
+            assert check(str(path), "x") == "x.lock is not readable and writable"
+            path.chmod(0)
+            with pytest.raises(Forbidden, match=r"read .*: Permission denied$"):
+                lock.read(TIMEOUT_S)
+            folder.chmod(0)
+            with pytest.raises(Forbidden, match=r"watch .*: Permission denied"):
+                next(iter(lock.watch(None)))
             folder.chmod(0o755)
-            assert existing(lock) == seen
 
         assert run(without_privileges) == 0
 
@@ -592,15 +567,14 @@ def test_a_stopped_writer_blocks_nobody_for_ever(
     path: Path, lock: FileLock, created: Snapshot
 ) -> None:
     """While a writer is stopped others read, and cannot write, and are told so in time."""
-    with stopped_before("rename", lambda: lock_of(path).update(NEXT, created, TIMEOUT_S)) as pid:
+    with stopped_before("rename", lambda: lock_of(path).update(NEXT, created, TIMEOUT_S)) as go_on:
         assert existing(lock) == created
         for timeout_s in (0.0, 0.3):
             started_s = time.monotonic()
             with pytest.raises(Unavailable, match=r"another process has kept x\.lock locked"):
                 lock.update(replace(FIRST, holder="b"), created, timeout_s)
             assert timeout_s <= time.monotonic() - started_s < 5
-        os.kill(pid, signal.SIGCONT)
-        assert ended(pid) == 0
+        go_on()
     assert existing(lock).record == NEXT
     with pytest.raises(Conflict):
         lock.update(replace(FIRST, holder="b"), created, TIMEOUT_S)
@@ -626,11 +600,10 @@ def test_a_lock_file_deleted_during_a_write_stops_it(
         with pytest.raises(Unavailable, match=r"x\.lock was deleted or replaced"):
             lock_of(path).update(replace(FIRST, holder="late"), created, TIMEOUT_S)
 
-    with stopped_before("fsync", update_late) as pid:
+    with stopped_before("fsync", update_late) as go_on:
         path.with_name("x.lock").unlink()
         updated = lock.update(NEXT, created, 0.0)
-        os.kill(pid, signal.SIGCONT)
-        assert ended(pid) == 0
+        go_on()
     assert existing(lock) == updated
     assert lock.update(renewed(NEXT), updated, TIMEOUT_S).record == renewed(NEXT)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import Mock
 
 import pytest
 
@@ -24,26 +25,16 @@ START_NS: Final = 1_000 * SECOND_NS
 NOW: Final = Now(START_NS, 1_531_388_099_500_000)
 
 
-class Clock:
-    """The boot time that a test says it is."""
-
-    def __init__(self) -> None:
-        self.now_ns = START_NS
-
-    def __call__(self) -> int:
-        return self.now_ns
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Mock:
     """Let both tellers read this clock."""
-    clock = Clock()
+    clock = Mock(return_value=START_NS)
     monkeypatch.setattr(linux, "boottime_ns", clock)
     return clock
 
 
 @pytest.fixture
-def reports(clock: Clock) -> Iterator[guardian._Reports]:  # noqa: ARG001 - read from the start on
+def reports() -> Iterator[guardian._Reports]:
     """What a guardian tells through."""
     made = guardian._Reports(HEARTBEAT_NS)
     yield made
@@ -78,33 +69,25 @@ def fill(channel: Channel) -> int:
 # --- the guardian ----------------------------------------------------------------------------
 
 
-def test_every_change_is_told_and_nothing_twice(reports: guardian._Reports) -> None:
-    """A turn of the guardian's loop in which nothing changed says nothing."""
+def test_a_change_a_heartbeat_and_another_server_are_told(
+    reports: guardian._Reports, clock: Mock
+) -> None:
+    """A turn of the guardian's loop in which nothing changed says nothing until one is due.
+
+    So silence means death. What another server's predecessor has read the new one cannot know.
+    """
     for state in ("idle", "idle", "running", "running", "stopping"):
         tell(reports, state=state)
     told = received(reports.theirs)
     assert [m.state for m in told if isinstance(m, TenureIs)] == ["idle", "running", "stopping"]
-
-
-def test_a_heartbeat_tells_it_again(reports: guardian._Reports, clock: Clock) -> None:
-    """Without a change the same is said when the heartbeat is due, so that silence means death."""
-    tell(reports)
-    clock.now_ns += HEARTBEAT_NS - 1
-    tell(reports)
-    clock.now_ns += 1
-    tell(reports)
-    clock.now_ns += 1
-    tell(reports)
-    assert len(received(reports.theirs)) == 2
-
-
-def test_another_server_is_told_everything(reports: guardian._Reports) -> None:
-    """What its predecessor has read it cannot know."""
-    tell(reports)
-    assert len(received(reports.theirs)) == 1
+    for later_ns in (HEARTBEAT_NS - 1, HEARTBEAT_NS, HEARTBEAT_NS + 1):
+        clock.return_value = START_NS + later_ns
+        tell(reports, state="stopping")
+    again = standing(elector_starts=0, state="stopping")
+    assert received(reports.theirs) == [again]
     reports.forget()
-    tell(reports)
-    assert received(reports.theirs) == [standing(elector_starts=0)]
+    tell(reports, state="stopping")
+    assert received(reports.theirs) == [again]
 
 
 def test_leaderships_are_counted_by_their_tokens(reports: guardian._Reports) -> None:
@@ -198,7 +181,11 @@ def ends() -> Iterator[tuple[elector._Reports, Channel]]:
 
 
 def test_the_lock_is_told_as_it_is_known(ends: tuple[elector._Reports, Channel]) -> None:
-    """On each change and at each heartbeat, since when the holder is the same."""
+    """On each change and at each heartbeat, since when the holder is the same.
+
+    A holder whose time is over is not known to hold it. The successor of a dead elector says
+    nothing before it knows better.
+    """
     reports, theirs = ends
     later = Now(NOW.boot_ns + HEARTBEAT_NS, NOW.wall_us + 2_000_000)
     for now in (NOW, NOW, later):
@@ -207,31 +194,24 @@ def test_the_lock_is_told_as_it_is_known(ends: tuple[elector._Reports, Channel])
     assert received(theirs) == [first, first]
     reports.tell(core(leader="next"), later)
     assert received(theirs) == [replace(first, holder="next", since_us=later.wall_us)]
+    reports.tell(core(state=State.RESUMING), later)
+    assert received(theirs) == []
+    assert lock_told(ends, leader_until_ns=NOW.boot_ns).holder == ""
 
 
-def test_nobody_is_told_of_who_may_have_lost_it(ends: tuple[elector._Reports, Channel]) -> None:
-    """A holder whose time is over is not known to hold it."""
+def lock_told(ends: tuple[elector._Reports, Channel], **changed: Any) -> LockIs:
+    """Return the one thing that is told of such an election."""
     reports, theirs = ends
-    reports.tell(core(leader_until_ns=NOW.boot_ns), NOW)
+    reports.tell(core(**changed), NOW)
     (told,) = received(theirs)
     assert isinstance(told, LockIs)
-    assert told.holder == ""
-
-
-def test_while_it_resumes_the_former_word_holds(ends: tuple[elector._Reports, Channel]) -> None:
-    """The successor of a dead elector says nothing before it knows better."""
-    reports, theirs = ends
-    reports.tell(core(state=State.RESUMING), NOW)
-    assert received(theirs) == []
+    return told
 
 
 @pytest.mark.parametrize("letter", ["x", "\u2603", "\U0001f40b", "\ud800", '"'])
 def test_a_long_name_is_told_in_part(ends: tuple[elector._Reports, Channel], letter: str) -> None:
     """Whatever it is made of, the message fits, or the elector would be taken for dead."""
-    reports, theirs = ends
-    reports.tell(core(leader=letter * 100_000), NOW)
-    (told,) = received(theirs)
-    assert isinstance(told, LockIs)
+    told = lock_told(ends, leader=letter * 100_000)
     assert set(told.holder) == {letter}
     assert len(told.holder) > 253, "no name of a host or of a pod is longer"
 
@@ -242,7 +222,4 @@ def test_nobody_who_reads_blocks_the_elector(ends: tuple[elector._Reports, Chann
     fill(reports._bulletin.channel)
     reports.tell(core(leader="next"), NOW)
     received(theirs)
-    reports.tell(core(leader="next"), NOW)
-    (told,) = received(theirs)
-    assert isinstance(told, LockIs)
-    assert told.holder == "next"
+    assert lock_told(ends, leader="next").holder == "next"

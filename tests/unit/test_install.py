@@ -10,8 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -122,24 +121,18 @@ def test_it_can_be_executed_by_any_user_whatever_the_umask(
     }  # fmt: skip
 
 
-@pytest.mark.usefixtures("bundle")
-def test_the_second_time_nothing_changes(target: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What is there and whole stays, to the inode."""
+def test_the_second_time_nothing_changes(
+    target: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is whole stays, to the inode; a copy may install itself there, or elsewhere."""
     install(str(target))
     before = listing(target)
+    assert install(str(target)) == exits.OK
+    shutil.rmtree(bundle)
+    run_from((target / "leaderexec").resolve().parent, monkeypatch)
     assert install(str(target)) == exits.OK
     assert listing(target) == before
     assert capfd.readouterr().out.endswith(f"leaderexec: there already, {__version__}\n")
-
-
-def test_from_the_copy_itself(target: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The installed one may be told to install itself where it is, or elsewhere."""
-    install(str(target))
-    shutil.rmtree(bundle)
-    run_from((target / "leaderexec").resolve().parent, monkeypatch)
-    before = listing(target)
-    assert install(str(target)) == exits.OK
-    assert listing(target) == before
     other = target.parent / "other"
     other.mkdir()
     assert install(str(other)) == exits.OK
@@ -265,42 +258,43 @@ def test_told_to_stop_it_says_so(target: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_whoever_looks_meanwhile_sees_one_that_runs(
     target: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """While two versions replace each other over and over, every execution is of a whole one."""
+    """At every step of an install over another version the entry is of a whole one."""
     install(str(target))
-    newer = make_bundle(tmp_path / "newer", "two")
-    seen: set[str] = set()
-    done = threading.Event()
+    run_from(make_bundle(tmp_path / "newer", "two"), monkeypatch)
+    seen = []
 
-    def look() -> None:
-        while not done.is_set():
-            # As the kernel does for an executable: the link is followed once.
-            program = target / os.readlink(target / "leaderexec")
-            seen.add(subprocess.check_output([program], text=True))
+    def looked(step: Callable[..., Any]) -> Callable[..., Any]:
+        def look_and_do(*arguments: Any, **options: Any) -> Any:
+            seen.append(execute(target))
+            return step(*arguments, **options)
 
-    with ThreadPoolExecutor() as pool:
-        watcher = pool.submit(look)
-        try:
-            for count in range(400):
-                run_from(newer if count % 2 else tmp_path / "bundle", monkeypatch)
-                install(str(target))
-        finally:
-            done.set()
-        watcher.result(timeout=60)  # what it has met with, if anything
-    assert seen == {"one", "two"}
+        return look_and_do
+
+    with monkeypatch.context() as patch:
+        for name in ("mkdir", "fchmod", "rename", "symlink", "replace"):
+            patch.setattr(os, name, looked(getattr(os, name)))
+        install(str(target))
+    assert {*seen, execute(target)} == {"one", "two"}
+    assert len(seen) >= 5
 
 
 def test_two_at_once_wait_for_each_other(target: Path, bundle: Path) -> None:
-    """One that waits for the lock changes nothing before it has it."""
+    """One that waits for the lock changes nothing before it has it, and can be stopped."""
     descriptor = os.open(target, os.O_RDONLY)
     remains = target / ".leaderexec-00000000.partial"
     remains.mkdir()
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     never = ("mkdir", "0", "0")
     command = [sys.executable, "-c", _SIGNALED, str(target), str(bundle), *never]
-    with subprocess.Popen(command, cwd=ROOT) as waiting:
+    start = partial(subprocess.Popen, command, cwd=ROOT)
+    with start() as stopped, start() as waiting:
         wait_until(
-            lambda: waiting.pid in _waiting_for_locks(), timeout_s=30, what="it waits for the lock"
+            lambda: {stopped.pid, waiting.pid} <= _waiting_for_locks(),
+            timeout_s=30,
+            what="they wait for the lock",
         )
+        stopped.terminate()
+        assert stopped.wait(timeout=60) == exits.SIGNALED + signal.SIGTERM
         assert names(target) == [remains.name]
         os.close(descriptor)
         assert waiting.wait(timeout=60) == 0
@@ -379,14 +373,27 @@ def test_a_directory_that_will_not_do(target: Path, directory: str, complaint: s
 
 
 @pytest.mark.usefixtures("bundle")
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
-def test_a_directory_that_cannot_be_written_to(
-    target: Path, monkeypatch: pytest.MonkeyPatch, number: int
+@pytest.mark.parametrize(
+    ("name", "call", "complaint"),
+    [
+        # Missing rights and a read-only filesystem are the user's to change.
+        ("mkdir", failing(errno.EACCES), r"cannot write there: .*; accepted: an existing"),
+        ("mkdir", failing(errno.EROFS), r"cannot write there: .*; accepted: an existing"),
+        (
+            "statvfs",
+            lambda _: SimpleNamespace(f_flag=os.ST_NOEXEC | os.ST_NOSUID),
+            "mounted noexec",
+        ),
+    ],
+)
+def test_a_directory_that_cannot_be_used(
+    target: Path, monkeypatch: pytest.MonkeyPatch, name: str, call: Any, complaint: str
 ) -> None:
-    """Missing rights and a read-only filesystem are the user's to change: usage."""
-    monkeypatch.setattr(os, "mkdir", failing(number))
-    with pytest.raises(UsageError, match=r"cannot write there: .*; accepted: an existing"):
+    """Where nothing could be written, or executed, nothing is installed."""
+    monkeypatch.setattr(os, name, call)
+    with pytest.raises(UsageError, match=complaint):
         install(str(target))
+    assert names(target) == []
 
 
 @pytest.mark.usefixtures("bundle")
@@ -397,14 +404,4 @@ def test_a_disk_that_is_full(target: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(shutil, "copyfileobj", failing(errno.ENOSPC))
     assert install(str(target)) == exits.INTERNAL
     assert said == [f"cannot install into '{target}': no space left on device"]
-    assert names(target) == []
-
-
-@pytest.mark.usefixtures("bundle")
-def test_mounted_noexec(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing could be executed nothing is installed."""
-    noexec = SimpleNamespace(f_flag=os.ST_NOEXEC | os.ST_NOSUID)
-    monkeypatch.setattr(os, "statvfs", lambda _: noexec)
-    with pytest.raises(UsageError, match="mounted noexec; accepted: an existing"):
-        install(str(target))
     assert names(target) == []

@@ -44,37 +44,28 @@ def _import(*, slim: bool, before: str = "") -> list[Any]:
 
 
 def test_in_a_cluster_only_what_is_needed_is_imported() -> None:
-    """The slim import finds the same classes as the whole, without the models of every API."""
-    slim, whole = _import(slim=True), _import(slim=False)
-    assert slim[:3] == whole[:3]
-    assert not slim[3]
-    assert slim[4] < whole[4]
+    """The slim import finds the same classes as the whole, without the models of every API.
 
-
-def test_a_release_that_does_not_stand_the_slim_import_is_imported_whole() -> None:
-    """Should the slim import fail in whatever way, the whole package serves."""
-    before = (
+    Should it fail in whatever way, in another release, the whole package serves.
+    """
+    broken = (
         "original = kubeapi._import_slim\n"
         "def broken():\n"
         "    original()\n"
         "    raise AttributeError('moved')\n"
         "kubeapi._import_slim = broken\n"
     )
-    fallback, whole = _import(slim=True, before=before), _import(slim=False)
+    slim, whole = _import(slim=True), _import(slim=False)
+    fallback = _import(slim=True, before=broken)
+    assert slim[:3] == whole[:3]
+    assert not slim[3]
+    assert slim[4] < whole[4]
     assert fallback[:4] == whole[:4]
 
 
 @pytest.mark.parametrize(
     ("header", "expected"),
-    [
-        ("3", 3.0),
-        ("0", 0.0),
-        ("", None),
-        ("soon", None),
-        ("-1", None),
-        ("nan", None),
-        ("1e9", None),
-    ],
+    [("3", 3.0), ("0", 0.0), *((each, None) for each in ("", "soon", "-1", "nan", "1e9"))],
 )
 def test_retry_after(header: str, expected: float | None) -> None:
     """Seconds are understood; a date, nonsense and more than an hour are not a wish."""
@@ -136,6 +127,9 @@ def test_a_missing_right_is_named(lock_class: type[KubernetesLock], resource: st
         lock.create(Record("a", 15), 1)
 
 
+_LEASE: dict[str, Any] = {"kind": "Lease", "metadata": {"uid": "u", "resourceVersion": "1"}}
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -143,22 +137,12 @@ def test_a_missing_right_is_named(lock_class: type[KubernetesLock], resource: st
         {"kind": "Lease"},
         {"kind": "Lease", "metadata": {"uid": 3, "resourceVersion": "1"}},
         {"kind": "Lease", "metadata": {"uid": "u", "resourceVersion": "abc"}},
-        {"kind": "Pod", "metadata": {"uid": "u", "resourceVersion": "1"}},
-        {
-            "kind": "Lease",
-            "metadata": {"uid": "u", "resourceVersion": "1"},
-            "spec": {"holderIdentity": 7},
-        },
-        {
-            "kind": "Lease",
-            "metadata": {"uid": "u", "resourceVersion": "1"},
-            "spec": {"renewTime": "yesterday"},
-        },
-        {"kind": "Lease", "metadata": {"uid": "u", "resourceVersion": "1"}, "spec": [1]},
+        {**_LEASE, "kind": "Pod"},
+        *({**_LEASE, "spec": spec} for spec in ({"holderIdentity": 7}, {"renewTime": "soon"}, [1])),
     ],
 )
 def test_an_object_that_is_no_lease_is_no_answer(body: dict[str, Any]) -> None:
-    """Whatever a server sends, it is a Lease as we know it or nothing."""
+    """Whatever a server sends, it is a Lease as the format has it or nothing."""
     api: Any = _Refusing(200, body)
     with pytest.raises(Unavailable, match="cannot read lease ns/x"):
         LeaseLock(api, "ns", "x").read(1)
@@ -173,22 +157,18 @@ def test_only_kubernetes_locks_know_the_package() -> None:
     assert output.split() == ["False", "False"]
 
 
-def test_under_a_read_only_root_temporary_files_are_in_memory(
+def test_where_temporary_files_cannot_be_on_disk_they_are_in_memory_or_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What a kubeconfig carries inline needs files for a moment: not for want of /tmp alone."""
+    """What a kubeconfig carries inline needs files for a moment: not for want of /tmp alone.
+
+    Without any room it is refused at the start, and what would help is said.
+    """
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     monkeypatch.setattr(kubeapi, "_MEMORY", str(tmp_path))
     with kubeapi._scratch() as directory:
         assert Path(directory).parent == tmp_path
     assert not Path(directory).exists()
-
-
-def test_without_any_room_for_temporary_files_a_kubeconfig_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """It says so at the start, and what would help, rather than standing by for ever."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     monkeypatch.setattr(kubeapi, "_MEMORY", str(tmp_path / "missing"))
     with pytest.raises(kubeapi.NotConfigured, match=r"accepted: a writable /tmp or .*TMPDIR"):
         kubeapi._scratch()

@@ -312,7 +312,7 @@ def test_events_tell_of_the_present_and_of_every_change(
 
 
 def test_events_tell_what_time_changes(standby: ServerUnderTest) -> None:
-    """A leader whose time is over, and then a holder, are told of without another word."""
+    """When guardian and elector are stopped, neither a leader nor a holder is shown for ever."""
     lead(standby)
     wait_status(standby, "/leader", 200)
     with EventReader(standby.port) as reader:
@@ -325,6 +325,7 @@ def test_events_tell_what_time_changes(standby: ServerUnderTest) -> None:
             standby.tell(news(end_ns))
             assert reader.who() == told
             assert boottime_ns() >= end_ns
+            assert (shown_leader(standby.port), standby.ask("/leader").status) == (told[0], 503)
 
 
 def test_a_reader_hears_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:

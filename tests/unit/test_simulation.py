@@ -276,7 +276,7 @@ class Cluster(RuleBasedStateMachine):
 
     @rule()
     def change_a_label(self) -> None:
-        self.world.server.touch()
+        self.world.server.patch()
 
     @rule()
     def put_somebody_dead_in_line(self) -> None:

@@ -16,10 +16,11 @@ import pytest
 
 from leaderexec import linux, terminal
 from leaderexec.guardian import Guardian
-from leaderexec.model import SECOND_NS, Timing
-from leaderexec.tenure import OnLoss, State, Tenure, Woke
+from leaderexec.model import SECOND_NS
+from leaderexec.tenure import State, Woke
 from tests.support.candidate import kill, state_of
 from tests.support.wait import wait_until
+from tests.unit.test_tenure import START_NS, Drive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,17 +103,9 @@ def test_a_stop_that_was_asked_for_is_no_lateness() -> None:
     """Rule 17 is about what nobody wanted: a stop by the terminal costs no grace later on."""
 
     def lateness_after(*, resumed: bool) -> int:
-        machine = Tenure(
-            timing=Timing(),
-            stop_signal=signal.SIGTERM,
-            stop_timeout_ns=SECOND_NS,
-            on_loss=OnLoss.STANDBY,
-            campaign_timeout_ns=None,
-            signal_group=False,
-            now_ns=0,
-        )
-        machine.step(Woke(), 0)
-        late_ns = 60 * SECOND_NS
+        machine = Drive().core
+        machine.step(Woke(), START_NS)
+        late_ns = START_NS + 60 * SECOND_NS
         assert machine.wake_at_ns is not None
         assert machine.wake_at_ns < late_ns
         if resumed:

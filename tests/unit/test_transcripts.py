@@ -108,7 +108,7 @@ class Stage:
             case "delete", []:
                 self._world.server.delete()
             case "label", []:
-                self._world.server.touch()
+                self._world.server.patch()
             case "next", [name]:
                 self._world.server.name(name)
             case "patch", [text]:

@@ -196,7 +196,7 @@ def _plugin_hangs(scenario: Scenario) -> None:
 
 def _names_hang(scenario: Scenario) -> None:
     proxy = scenario.proxy("a")
-    with NameServer(scenario.directory, [API_NAME]) as names:
+    with NameServer(scenario.directory) as names:
         url = proxy.url.replace("127.0.0.1", API_NAME)
         kubeconfig = scenario.plane.kubeconfig_for(
             token_file=scenario.candidates.token_path,

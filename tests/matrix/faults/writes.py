@@ -287,7 +287,7 @@ def _elector_stopped_before_grant(scenario: Scenario, stopped_s: float) -> None:
     leader = scenario.pair(child=_STUBBORN)
     proxy = scenario.proxy("a")
     # Not one that a standby's nomination made fail: it renews nothing.
-    delay = Match(method="PUT", path="/leases/", upstream_status=_OK, nth=1)
+    delay = Match(method="PUT", path="/leases/", upstream_status=_OK, times=1)
     scenario.network("a", lambda p: p.delay(_FOR_GOOD_S, match=delay), "delayed")
     elector = leader.elector
     scenario.stop(elector, "the elector")

@@ -1,3 +1,0 @@
-module leaderexec.test/goserver
-
-go 1.26.0
