@@ -116,8 +116,7 @@ RULES: Final = (
             "retry-within-a-second: the least retry period of a second",
             "model.py Timing.validate",
             {"self.retry_period_ns < SECOND_NS": "self.retry_period_ns < 1"},
-            f"{_MODEL}test_what_does_not_fit_is_refused_with_its_numbers"
-            "[timing2---retry-period-words2]",
+            f"{_CONFIG}test_golden_config",
         ),
         _mutant(
             "counts-an-acquisition-that-was-changed: that a 200 may stand for another record",
@@ -528,7 +527,7 @@ RULES: Final = (
                 private = os.dup(fd)
                 """
             },
-            f"{_LOG}test_a_full_pipe_drops_lines_and_says_how_many[True]",
+            f"{_LOG}test_what_is_full_drops_lines_and_says_how_many[pipe]",
             f"{_FAULTS}test_a_log_that_nobody_reads_blocks_nothing",
         ),
     ),
@@ -691,13 +690,13 @@ RULES: Final = (
             "given-name-counts-as-unique: that --id may be used twice",
             "config.py _identity",
             {"generated=False": "generated=True"},
-            f"{_CONFIG}test_identity_is_taken_as_it_is",
+            f"{_CONFIG}test_golden_config",
         ),
         _mutant(
             "slot-without-pid-1: that only PID 1 has a slot",
             "config.py _identity",
             {"not host.is_init()": "False"},
-            f"{_CONFIG}test_no_slot_unless_init",
+            f"{_CONFIG}test_golden_config",
         ),
         _mutant(
             "slot-without-knowing-it: that a slot must be known",
@@ -709,7 +708,7 @@ RULES: Final = (
             "slot-of-another-machine: the host's name in a slot that somebody copied",
             "config.py _identity",
             {'identity += f"@{hostname}"': ""},
-            f"{_CONFIG}test_slot_of_a_pod_whose_host_has_another_name",
+            f"{_CONFIG}test_golden_config",
         ),
         _mutant(
             "slot-without-its-claim: that one process at a time goes by the slot's name",
@@ -768,7 +767,7 @@ RULES: Final = (
             "no-preset-of-2016: the 10 / 5 / 2.5 s beside candidates of 2016",
             "config.py _timing",
             {"_TIMING_DEFAULTS_2016 if of_2016 else _TIMING_DEFAULTS": "_TIMING_DEFAULTS"},
-            f"{_CONFIG}test_default_timing_beside_candidates_of_2016",
+            f"{_CONFIG}test_golden_config",
         ),
         _mutant(
             "locks-of-2016-like-any: that peers on an annotation judge by their own durations",

@@ -18,13 +18,7 @@ import pytest
 
 from leaderexec import __version__
 from tests.support.bundle import Bundled, Root, bundle
-from tests.support.candidate import (
-    Candidate,
-    children_of,
-    is_gone,
-    kill,
-    name_of,
-)
+from tests.support.candidate import Candidate, children_of, is_gone, kill, name_of
 from tests.support.required import root_only
 from tests.support.wait import wait_until
 
@@ -75,6 +69,11 @@ def run(
     return done
 
 
+def wait_for(candidate: Bundled, condition: Callable[[], object], what: str) -> None:
+    """Wait for what is due in a candidate."""
+    wait_until(condition, timeout_s=BOUND_S, what=lambda: f"{what}; log:\n{candidate.log}")
+
+
 @contextlib.contextmanager
 def started(
     directory: Path, *options: str, command: Sequence[str], wrapper: Sequence[str]
@@ -108,11 +107,8 @@ def test_runs_stops_and_exits_where_nothing_else_is(
     """
     wrapper = root.wrapper(init=init, uid=uid)
     with started(tmp_path, command=_SERVER, wrapper=wrapper) as candidate:
-        wait_until(
-            lambda: candidate.output == f"running as {uid or 0}\n",
-            timeout_s=BOUND_S,
-            what=f"the child runs; log:\n{candidate.log}",
-        )
+        expected = f"running as {uid or 0}\n"
+        wait_for(candidate, lambda: candidate.output == expected, "the child runs")
         guardian = candidate.guardian
         status = Path(f"/proc/{guardian}/status").read_text()
         assert ("\nNSpid:\t" + f"{guardian}" + ("\t1\n" if init else "\n")) in status
@@ -122,15 +118,6 @@ def test_runs_stops_and_exits_where_nothing_else_is(
         assert candidate.wait(BOUND_S) == 7
         assert candidate.output.endswith("stopping\n")
         assert [event["outcome"] for event in candidate.events("lock given back")] == ["released"]
-
-
-@root_only
-def test_arguments_reach_the_child_as_they_are(root: Root) -> None:
-    """Also an empty one, one that is not UTF-8, and what a loader would take for its own."""
-    words = [b"--", b"/bin/printf", b"[%s]", b"", b"\xff\xfe", b"--library-path", b"a b", b"--help"]
-    given = [os.fsdecode(word) for word in words]
-    done = run(root.wrapper(), *LOCK, *given)
-    assert done.stdout == b"[][\xff\xfe][--library-path][a b][--help]"
 
 
 @root_only
@@ -164,6 +151,8 @@ def test_a_path_that_a_loader_would_misread_is_refused(tmp_path: Path) -> None:
 
 # --- what reaches whom -------------------------------------------------------------------------
 
+#: What a loader would take for its own, and what is not UTF-8 or empty.
+_WORDS = [b"[%s]", b"", b"\xff\xfe", b"--library-path", b"a b", b"--help"]
 _STRINGS = [
     b"LD_LIBRARY_PATH=/the/user's:own",
     b"LD_LIBRARY_PATH_ORIG=and this",
@@ -201,7 +190,9 @@ _STRINGS = [
 
 @root_only
 @pytest.mark.parametrize("given", [_STRINGS, []], ids=["odd", "empty"])
-def test_the_childs_environment_is_what_was_given(root: Root, given: list[bytes]) -> None:
+def test_the_child_gets_environment_and_arguments_as_they_are(
+    root: Root, given: list[bytes]
+) -> None:
     """Byte for byte and in its order, whatever it says; only LEADER_ variables are added."""
     wrapper = [*root.wrapper(), *root.with_environment(given)]
     done = run(wrapper, *LOCK, "--", "/bin/cat", "/proc/self/environ")
@@ -214,6 +205,8 @@ def test_the_childs_environment_is_what_was_given(root: Root, given: list[bytes]
     added = received[len(kept) :]
     assert b"LEADER_ELECTION=x" in added
     assert all(string.startswith(b"LEADER_") for string in added)
+    done = run(wrapper, *LOCK, "--", "/bin/printf", *map(os.fsdecode, _WORDS))
+    assert done.stdout == b"[][\xff\xfe][--library-path][a b][--help]"
 
 
 @pytest.mark.parametrize("closing", ["", "<&- >&- 2>&-", "<&-", "7</dev/null"])
@@ -295,11 +288,7 @@ def test_nothing_of_the_image_is_loaded(hostile: Root, tmp_path: Path) -> None:
     wrapper = hostile.wrapper(init=True)
     with started(tmp_path, *options, command=("sleep", "600"), wrapper=wrapper) as candidate:
         keeper = candidate.keeper
-        wait_until(
-            lambda: any(name_of(p) == "sleep" for p in children_of(keeper)),
-            timeout_s=BOUND_S,
-            what=f"the child runs; log:\n{candidate.log}",
-        )
+        wait_for(candidate, lambda: "sleep" in map(name_of, children_of(keeper)), "the child runs")
         parts = [candidate.guardian, candidate.elector, keeper, candidate.part("http")]
         for part in parts:
             used = files_of(part)
@@ -322,48 +311,16 @@ def test_server_and_a_second_elector_find_their_modules(root: Root, tmp_path: Pa
             ask = [*root.wrapper(), "/bin/wget", "-q", "-O", "-", f"{url}{path}"]
             return subprocess.run(ask, capture_output=True, text=True, check=False).stdout
 
-        def await_(condition: Callable[[], object], what: str) -> None:
-            wait_until(condition, timeout_s=BOUND_S, what=f"{what}; log:\n{candidate.log}")
-
         info = f'leaderexec_info{{identity="{candidate.identity}",version="{__version__}"}} 1.0'
-        await_(lambda: "leaderexec_tree_processes " in told("/metrics"), "metrics of the child")
+        wait_for(candidate, lambda: "leaderexec_tree_processes " in told("/metrics"), "metrics")
         assert info in told("/metrics")
         assert '"name"' in told("/")
-        await_(lambda: candidate.output, "the child runs")
+        wait_for(candidate, lambda: candidate.output, "the child runs")
         before = candidate.elector
         (child,) = children_of(candidate.keeper)
         kill(before)
-        await_(lambda: candidate.elector != before, "another elector")
+        wait_for(candidate, lambda: candidate.elector != before, "another elector")
         lock = root.directory / "tmp" / "lock"
         renewed = lock.read_bytes()
-        await_(lambda: lock.read_bytes() != renewed, "another renewal")
+        wait_for(candidate, lambda: lock.read_bytes() != renewed, "another renewal")
         assert not is_gone(child)
-
-
-# --- install -----------------------------------------------------------------------------------
-
-
-@root_only
-@pytest.mark.parametrize("uid", [None, NOBODY], ids=["root", "nobody"])
-def test_installs_itself_for_any_user(root: Root, uid: int | None) -> None:
-    """As an init container does, under any umask; then whoever it is runs it from there."""
-    shared = root.directory / "tmp" / "shared"
-    shared.mkdir()
-    if uid is not None:
-        os.chown(shared, uid, uid)
-    umask = ["/bin/sh", "-c", 'umask 077; exec "$@"', "sh"]
-    done = run([*umask, *root.wrapper(init=True, uid=uid)], "install", "/tmp/shared")
-    assert done.stdout == f"/tmp/shared/leaderexec: installed, {__version__}\n".encode()
-    again = run(root.wrapper(init=True, uid=uid), "install", "/tmp/shared")
-    assert again.stdout == f"/tmp/shared/leaderexec: there already, {__version__}\n".encode()
-    # Elsewhere, as the main container may mount it, and without what it was copied from.
-    moved = root.directory / "tmp" / "moved"
-    shared.rename(moved)
-    moved.chmod(0o755)
-    done = subprocess.run(
-        [*root.wrapper(uid=12345), "/tmp/moved/leaderexec", *LOCK, "--", "echo", "hello"],
-        capture_output=True, env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (0, b"hello\n"), done.stderr
-    for path in moved.rglob("*"):
-        assert path.lstat().st_uid == (uid or 0)

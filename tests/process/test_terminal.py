@@ -498,7 +498,8 @@ def test_the_terminal_is_the_guardians_again(candidates: Candidates, screen: Scr
     kill(a.keeper)
     candidates.assert_followed(tree, "b")
     screen.wait_holder(a.guardian)
-    assert screen.has_modes(termios.ISIG | termios.ECHO | termios.ICANON)
+    modes = termios.ISIG | termios.ECHO | termios.ICANON
+    until(lambda: screen.has_modes(modes), "the modes are those of before")
     screen.press(CTRL_C)
     assert a.wait() == 130
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from leaderexec import board, config, election, metrics, server, tenure
 from leaderexec.exits import EXIT_CODES
@@ -25,12 +25,11 @@ from tests.matrix import report
 from tests.measured import table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from enum import Enum
+    from types import ModuleType
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-
-_S = TypeVar("_S", bound=Enum)
-_C = TypeVar("_C", bound=Enum)
 
 _PART = re.compile(
     r"(?P<begin><!-- generated: (?P<name>[a-z-]+) -->\n).*?(?P<end><!-- end: (?P=name) -->)",
@@ -41,8 +40,9 @@ _PART = re.compile(
 # --- what is generated -----------------------------------------------------------------------
 
 
-def state_diagram(transitions: Mapping[tuple[_S, _C], _S], entries: Iterable[_S]) -> str:
-    """Draw a table of transitions; it begins in `entries` and ends where nothing leads on."""
+def state_diagram(module: ModuleType, *entries: Enum) -> str:
+    """Draw a module's table of transitions; it ends where nothing leads on."""
+    transitions: Mapping[tuple[Enum, Enum], Enum] = module.TRANSITIONS
     lines = ["```mermaid", "stateDiagram-v2"]
     lines += [f"    [*] --> {state.value}" for state in entries]
     lines += [
@@ -53,19 +53,6 @@ def state_diagram(transitions: Mapping[tuple[_S, _C], _S], entries: Iterable[_S]
     ends = dict.fromkeys(after for after in transitions.values() if after not in sources)
     lines += [f"    {state.value} --> [*]" for state in ends]
     return "\n".join([*lines, "```"])
-
-
-#: The states in which the machines begin.
-ELECTION_ENTRIES: Final = (election.State.STANDBY, election.State.RESUMING)
-TENURE_ENTRIES: Final = (tenure.State.IDLE,)
-
-
-def _election_states() -> str:
-    return state_diagram(election.TRANSITIONS, ELECTION_ENTRIES)
-
-
-def _tenure_states() -> str:
-    return state_diagram(tenure.TRANSITIONS, TENURE_ENTRIES)
 
 
 def _options() -> str:
@@ -116,21 +103,20 @@ _TIMINGS: Final = (
 
 
 def _timings() -> str:
-    rows = []
-    for name, timing in _TIMINGS:
+    for _, timing in _TIMINGS:
         timing.validate()
-        kill_at_ns = timing.lease_duration_ns - timing.margin_ns
-        rows.append(
-            (
-                name,
-                seconds(timing.lease_duration_ns),
-                seconds(timing.renew_deadline_ns),
-                seconds(timing.retry_period_ns),
-                seconds(timing.margin_ns),
-                seconds(kill_at_ns),
-                seconds(timing.grace_on_loss_ns),
-            )
+    rows = [
+        (
+            name,
+            seconds(timing.lease_duration_ns),
+            seconds(timing.renew_deadline_ns),
+            seconds(timing.retry_period_ns),
+            seconds(timing.margin_ns),
+            seconds(timing.lease_duration_ns - timing.margin_ns),
+            seconds(timing.grace_on_loss_ns),
         )
+        for name, timing in _TIMINGS
+    ]
     head = (
         "",
         "lease duration",
@@ -174,8 +160,10 @@ PARTS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
         **measured.PARTS,
     },
     "ARCHITECTURE.md": {
-        "election-states": _election_states,
-        "tenure-states": _tenure_states,
+        "election-states": partial(
+            state_diagram, election, election.State.STANDBY, election.State.RESUMING
+        ),
+        "tenure-states": partial(state_diagram, tenure, tenure.State.IDLE),
     },
 }
 

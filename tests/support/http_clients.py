@@ -22,10 +22,10 @@ from leaderexec.board import Board
 from leaderexec.channel import LockIs, TenureIs
 from leaderexec.model import SECOND_NS, Timing
 from tests.support.candidate import is_gone, kill
-from tests.support.wait import wait_until
+from tests.support.wait import T, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from leaderexec.board import News
     from leaderexec.model import Now
@@ -67,15 +67,11 @@ _STANDING: Final = TenureIs(
     elector_starts=1,
     lines_dropped=0,
 )
-_LEADING: Final = replace(
-    _STANDING,
-    state="running",
-    token=41,
-    transitions=3,
-    grants=1,
-    leaderships=1,
-    child_starts=1,
-)
+
+
+def until(condition: Callable[[], T], what: str) -> T:
+    """Wait for a condition as long as anything here may take."""
+    return wait_until(condition, timeout_s=BOUND_S, what=what)
 
 
 def lock_is(holder: str, until_ns: int, **changed: Any) -> LockIs:
@@ -90,7 +86,9 @@ def standing(**changed: Any) -> TenureIs:
 
 def leading(renew_by_ns: int, **changed: Any) -> TenureIs:
     """Return what the guardian of a leader says."""
-    return replace(_LEADING, renew_by_ns=renew_by_ns, **changed)
+    once = dict.fromkeys(("grants", "leaderships", "child_starts"), 1)
+    facts = {"state": "running", "token": 41, "transitions": 3, **once, **changed}
+    return standing(renew_by_ns=renew_by_ns, **facts)
 
 
 def board_of(now: Now, timing: Timing, **changed: bool) -> Board:
@@ -162,17 +160,13 @@ def metrics_of(port: int) -> dict[str, float]:
 def wait_leads(candidate: Candidate) -> int:
     """Wait until a candidate's own server knows that it leads, and return its port."""
     port = candidate.port
-    wait_until(lambda: leads(port), timeout_s=BOUND_S, what=f"{candidate.name} leads")
+    until(lambda: leads(port), f"{candidate.name} leads")
     return port
 
 
 def wait_shown(port: int, name: str) -> None:
     """Wait until a server shows this leader."""
-    wait_until(
-        lambda: shown_leader(port) == name,
-        timeout_s=BOUND_S,
-        what=f"{name!r} is shown as the leader",
-    )
+    until(lambda: shown_leader(port) == name, f"{name!r} is shown as the leader")
 
 
 class EventReader:
@@ -271,7 +265,7 @@ class ServerUnderTest:
 
     def exit_status(self) -> int:
         """Wait for the server to end and return its exit code."""
-        wait_until(lambda: is_gone(self.pid), timeout_s=BOUND_S, what="the server ended")
+        until(lambda: is_gone(self.pid), "the server ended")
         _, status = os.waitpid(self.pid, 0)
         self.pid = 0
         return os.waitstatus_to_exitcode(status)
@@ -284,7 +278,7 @@ class ServerUnderTest:
     def tell(self, *messages: News) -> None:
         """Send what guardian or elector would."""
         for message in messages:
-            wait_until(partial(self._ours.send, message), timeout_s=BOUND_S, what="sent")
+            until(partial(self._ours.send, message), "sent")
 
     def hang_up(self) -> None:
         """Close the writing end."""
@@ -311,9 +305,7 @@ class ServerUnderTest:
 
     def wait_clients(self, number: int) -> None:
         """Wait until so many are connected."""
-        wait_until(
-            lambda: self.clients() == number, timeout_s=BOUND_S, what=f"{number} are connected"
-        )
+        until(lambda: self.clients() == number, f"{number} are connected")
 
 
 def rest_of(sock: socket.socket) -> bytes:

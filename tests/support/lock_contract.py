@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from functools import partial
+from typing import Any, Self
 
 import pytest
 from hypothesis import strategies as st
@@ -20,9 +21,6 @@ from hypothesis import strategies as st
 from leaderexec.locks.base import Absent, Conflict, Lock, LockError, Unavailable
 from leaderexec.model import SECOND_US, Record, Snapshot
 from tests.support.wait import wait_until
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 #: Each call returns another client of the same lock.
 LockFactory = Callable[[], Lock]
@@ -32,6 +30,19 @@ FIRST = Record(
     holder="a", lease_duration_s=15, acquire_time_us=NOW_US, renew_time_us=NOW_US, transitions=0
 )
 
+#: What is replaced in FIRST, and has to come back as it was.
+RECORDS: dict[str, dict[str, Any]] = {
+    "held": {},
+    "free": {"holder": "", "lease_duration_s": 1, "transitions": 7},
+    "whole seconds": {"acquire_time_us": 0, "renew_time_us": NOW_US // SECOND_US * SECOND_US},
+    "microseconds": {"acquire_time_us": NOW_US + 1, "renew_time_us": 999_999},
+    "no times": {"acquire_time_us": None, "renew_time_us": None},
+    "extremes": {
+        "holder": 'ö "\\\n☃𝄞',
+        "lease_duration_s": 86_400,
+        "transitions": 2**31 - 1,
+    },
+}
 
 #: Values of unknown keys: whatever JSON can say and Python reads back as it was.
 json_values = st.recursive(
@@ -71,12 +82,7 @@ class Watching:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         if self._thread.is_alive():  # an interruption that finds no watch may end the next one
             self._lock.interrupt_watch()
         self._thread.join(self._bound_s)
@@ -85,20 +91,19 @@ class Watching:
 
     def wait_for_yields(self, number: int) -> None:
         """Wait until so many versions have been yielded."""
-        self.wait_for(lambda: len(self.yielded) >= number, f"{number} versions yielded")
+        self._wait_for(lambda: len(self.yielded) >= number, f"{number} versions yielded")
 
     def wait_for_last(self, version: Snapshot | None) -> None:
         """Wait until `version` is the last one that was yielded, and not the only one."""
-        self.wait_for(
+        self._wait_for(
             lambda: len(self.yielded) > 1 and self.yielded[-1] == version, f"{version} yielded"
         )
 
     def wait_for_end(self) -> None:
         """Wait until the watch has returned or raised."""
-        self.wait_for(lambda: not self._thread.is_alive(), "the watch ended")
+        self._wait_for(lambda: not self._thread.is_alive(), "the watch ended")
 
-    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for a condition, and stop waiting when the watch breaks."""
+    def _wait_for(self, condition: Callable[[], bool], what: str) -> None:
         wait_until(lambda: condition() or self.error, timeout_s=self._bound_s, what=what)
         if not condition():
             raise AssertionError(f"{what}: the watch broke") from self.error
@@ -134,14 +139,9 @@ class LockContract:
 
     def kept(self, record: Record) -> Record:
         """Return `record` as this lock keeps it."""
-        return replace(
-            record,
-            acquire_time_us=self._cut(record.acquire_time_us),
-            renew_time_us=self._cut(record.renew_time_us),
-        )
-
-    def _cut(self, time_us: int | None) -> int | None:
-        return None if time_us is None else time_us - time_us % self.precision_us
+        times_us = (record.acquire_time_us, record.renew_time_us)
+        acquired_us, renewed_us = (us and us - us % self.precision_us for us in times_us)
+        return replace(record, acquire_time_us=acquired_us, renew_time_us=renewed_us)
 
     def watching(self, lock: Lock, since: Snapshot | None) -> Watching:
         """Watch on another thread, within the bound of this lock."""
@@ -165,28 +165,12 @@ class LockContract:
             other.create(replace(FIRST, holder="b"), self.timeout_s)
         assert other.read(self.timeout_s) == created
 
-    @pytest.mark.parametrize(
-        "record",
-        [
-            pytest.param(FIRST, id="held"),
-            pytest.param(replace(FIRST, holder="", lease_duration_s=1, transitions=7), id="free"),
-            pytest.param(
-                replace(FIRST, acquire_time_us=0, renew_time_us=NOW_US // SECOND_US * SECOND_US),
-                id="whole seconds",
-            ),
-            pytest.param(
-                replace(FIRST, acquire_time_us=NOW_US + 1, renew_time_us=999_999),
-                id="microseconds",
-            ),
-            pytest.param(replace(FIRST, acquire_time_us=None, renew_time_us=None), id="no times"),
-            pytest.param(
-                replace(FIRST, holder='ö "\\\n☃𝄞', lease_duration_s=86_400, transitions=2**31 - 1),
-                id="extremes",
-            ),
-        ],
-    )
-    def test_a_record_survives_exactly(self, lock_factory: LockFactory, record: Record) -> None:
+    @pytest.mark.parametrize("changes", RECORDS.values(), ids=RECORDS)
+    def test_a_record_survives_exactly(
+        self, lock_factory: LockFactory, changes: dict[str, Any]
+    ) -> None:
         """A record is read as it was created, and as it was updated, to the lock's precision."""
+        record = replace(FIRST, **changes)
         lock = lock_factory()
         created = lock.create(record, self.timeout_s)
         assert created.record == self.kept(record)
@@ -220,23 +204,12 @@ class LockContract:
             lock.update(renewed(FIRST), other, self.timeout_s)
         assert lock.read(self.timeout_s) == created
 
-    def test_only_one_client_creates(self, lock_factory: LockFactory) -> None:
-        """Of clients that create at once one succeeds, and the others meet a conflict."""
-        created: list[Snapshot] = []
+    def test_concurrent_writes_lose_nothing(self, lock_factory: LockFactory) -> None:
+        """Clients that create, and count in one record, all at once, arrive at the sum."""
+        barrier = threading.Barrier(self.clients)
 
-        def create(lock: Lock, number: int) -> None:
-            with contextlib.suppress(Conflict):
-                record = replace(FIRST, holder=f"client-{number}")
-                created.append(lock.create(record, self.timeout_s))
-
-        self._all_at_once(lock_factory, create)
-        assert len(created) == 1
-        assert lock_factory().read(self.timeout_s) == created[0]
-
-    def test_concurrent_updates_lose_nothing(self, lock_factory: LockFactory) -> None:
-        """Clients that count in one record, all at once, arrive at the sum."""
-
-        def count(lock: Lock, number: int) -> None:
+        def count(lock: Lock) -> None:
+            barrier.wait(self.bound_s)
             done = 0
             while done < self.increments:
                 with contextlib.suppress(Conflict):
@@ -244,36 +217,21 @@ class LockContract:
                     if seen is None:
                         lock.create(replace(FIRST, transitions=1), self.timeout_s)
                     else:
-                        record = renewed(replace(seen.record, holder=f"client-{number}"))
+                        record = renewed(seen.record)
                         more = replace(record, transitions=record.transitions + 1)
                         lock.update(more, seen, self.timeout_s)
                     done += 1
 
-        self._all_at_once(lock_factory, count)
+        with ThreadPoolExecutor(self.clients) as pool:
+            list(pool.map(count, [lock_factory() for _ in range(self.clients)], timeout=60))
         seen = lock_factory().read(self.timeout_s)
         assert seen is not None
         assert seen.record.transitions == self.clients * self.increments
 
-    def _all_at_once(self, lock_factory: LockFactory, act: Callable[[Lock, int], None]) -> None:
-        """Let each of several clients act on a thread of its own, started by one barrier."""
-        barrier = threading.Barrier(self.clients)
-        locks = [lock_factory() for _ in range(self.clients)]
-
-        def run(lock: Lock, number: int) -> None:
-            barrier.wait(self.bound_s)
-            act(lock, number)
-
-        with ThreadPoolExecutor(self.clients) as pool:
-            list(pool.map(run, locks, range(self.clients), timeout=60))
-
     def test_an_operation_without_time_ends(self, lock: Lock) -> None:
         """With hardly any time an operation succeeds or is unavailable, and soon."""
         started_s = time.monotonic()
-        operations: list[Callable[[float], Any]] = [
-            lock.read,
-            lambda timeout_s: lock.create(FIRST, timeout_s),
-        ]
-        for operation in operations:
+        for operation in (lock.read, partial(lock.create, FIRST)):
             try:
                 operation(0.001)
             except Unavailable as error:
@@ -315,24 +273,19 @@ class LockContract:
         assert watching.error is None
 
     def test_a_watch_yields_each_change_that_stands(self, lock: Lock) -> None:
-        """A version that stands until the watch has seen it is yielded, to who wrote it as well."""
+        """What stands until the watch has seen it is yielded, also to who wrote it.
+
+        Nor is what changed between the read and the watch passed over.
+        """
         written = [lock.create(FIRST, self.timeout_s)]
+        written.append(lock.update(renewed(FIRST), written[-1], self.timeout_s))
         with self.watching(lock, written[0]) as watching:
-            for seconds in range(1, 4):
-                watching.wait_for_yields(seconds)
+            for seconds in range(2, 5):
+                watching.wait_for_last(written[-1])
                 written.append(lock.update(renewed(FIRST, seconds), written[-1], self.timeout_s))
             watching.wait_for_last(written[-1])
             assert lock.read(self.timeout_s) == written[-1]
         assert watching.yielded == written
-
-    def test_a_watch_misses_nothing_before_it_stood(self, lock_factory: LockFactory) -> None:
-        """What changed between the read and the watch is yielded."""
-        lock = lock_factory()
-        created = lock.create(FIRST, self.timeout_s)
-        updated = lock.update(renewed(FIRST), created, self.timeout_s)
-        with self.watching(lock_factory(), created) as watching:
-            watching.wait_for_last(updated)
-        assert watching.yielded == [created, updated]
 
     def test_a_watch_yields_creation_and_deletion(
         self, lock_factory: LockFactory, delete: Callable[[], None]
@@ -352,28 +305,19 @@ class LockContract:
 
     # --- the end of a watch ---
 
-    def test_an_interruption_may_come_first(self, lock: Lock) -> None:
-        """An interruption that comes before the watch ends it as well."""
+    def test_an_interruption_ends_one_watch(self, lock: Lock) -> None:
+        """Before a watch, or while it starts, an interruption is not lost; then another works."""
         lock.interrupt_watch()
-        with self.watching(lock, None) as watching:
-            watching.wait_for_end()
-        assert watching.yielded in ([], [None])
-        assert watching.error is None
-
-    def test_a_watch_can_be_interrupted_at_any_moment(self, lock: Lock) -> None:
-        """An interruption that races with the start of a watch is not lost."""
-        for _ in range(20):
+        for number in range(20):
             with self.watching(lock, None) as watching:
-                lock.interrupt_watch()
+                if number:
+                    lock.interrupt_watch()
                 watching.wait_for_end()
+            assert watching.yielded in ([], [None])
             assert watching.error is None
-
-    def test_a_lock_can_be_watched_again(self, lock_factory: LockFactory) -> None:
-        """After an interrupted watch another one works."""
-        lock = lock_factory()
         with self.watching(lock, None) as watching:
             watching.wait_for_yields(1)
-        created = lock_factory().create(FIRST, self.timeout_s)
+        created = lock.create(FIRST, self.timeout_s)
         with self.watching(lock, None) as again:
             again.wait_for_last(created)
         assert again.yielded == [None, created]
@@ -405,34 +349,26 @@ class SuccessorContract(LockContract):
             assert lock_factory().read(self.timeout_s) == named
             seen = named
 
-    def test_renewing_and_giving_back_keep_the_successor(self, lock_factory: LockFactory) -> None:
-        """The holder's own writes leave standing what a standby noted."""
-        lock = lock_factory()
-        created = lock.create(FIRST, self.timeout_s)
-        named = lock_factory().name_successor("b", created, self.timeout_s)
-        after = lock.update(renewed(FIRST), named, self.timeout_s)
-        assert after.successor == "b"
-        free = replace(renewed(FIRST, 2), holder="", lease_duration_s=1)
-        freed = lock.update(free, after, self.timeout_s)
-        assert freed.successor == "b"
-        assert freed.record == self.kept(free)
-        assert lock_factory().read(self.timeout_s) == freed
-
     @pytest.mark.parametrize(
-        ("taker", "free_first"), [("b", False), ("c", True)], ids=["expired", "free"]
+        "writes",
+        [
+            pytest.param([("a", "b"), ("", "b"), ("c", "")], id="given back, taken by another"),
+            pytest.param([("a", "b"), ("b", "")], id="expired, taken by the successor"),
+        ],
     )
-    def test_taking_the_lock_leaves_nobody_named(
-        self, lock_factory: LockFactory, taker: str, *, free_first: bool
+    def test_a_successor_is_kept_until_the_lock_is_taken(
+        self, lock_factory: LockFactory, writes: list[tuple[str, str]]
     ) -> None:
-        """Once another holds the lock, nobody is next in line, be it the successor or not."""
+        """Writes of the holder leave it standing; once another holds the lock, nobody is next."""
         lock = lock_factory()
         created = lock.create(FIRST, self.timeout_s)
-        seen = lock.name_successor("b", created, self.timeout_s)
-        if free_first:
-            seen = lock.update(replace(renewed(FIRST), holder=""), seen, self.timeout_s)
-        taken = lock.update(replace(renewed(FIRST, 9), holder=taker), seen, self.timeout_s)
-        assert taken.successor == ""
-        assert lock_factory().read(self.timeout_s) == taken
+        seen = lock_factory().name_successor("b", created, self.timeout_s)
+        for holder, successor in writes:
+            record = replace(renewed(seen.record), holder=holder)
+            seen = lock.update(record, seen, self.timeout_s)
+            assert seen.successor == successor
+            assert seen.record == self.kept(record)
+            assert lock_factory().read(self.timeout_s) == seen
 
     def test_naming_and_renewing_do_not_undo_each_other(self, lock_factory: LockFactory) -> None:
         """Who has seen another version or object names nobody, and who missed that renews not."""
@@ -456,7 +392,6 @@ class SuccessorContract(LockContract):
         delete()
         with pytest.raises((Absent, Conflict)):
             lock.name_successor("b", first, self.timeout_s)
-        assert lock.read(self.timeout_s) is None
         second = lock.create(FIRST, self.timeout_s)
         with pytest.raises(Conflict):
             lock.name_successor("b", first, self.timeout_s)

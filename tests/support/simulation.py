@@ -25,6 +25,7 @@ import heapq
 import random
 from collections import deque
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from leaderexec import election, tenure
@@ -81,9 +82,8 @@ class Setup:
     lock keeps a `line` or does not. `put_creates` lets a PUT to a deleted object create another
     one. Candidates are PID 1 of a container that knows its slot with the probability `pid1`, have
     an id that others have too with `verbatim`, and no child with `sidecars`. With `voluntary`
-    children end by themselves and people ask candidates to stop; with `restarts` a candidate that
-    ended is followed by another on its host, `restart_ns` later at the latest. `steady` takes the
-    middle of everything that would be random.
+    children end by themselves and people ask candidates to stop; a
+    candidate that ended is followed by another on its host, `restart_ns` later at the latest.
     """
 
     candidates: int = 5
@@ -100,9 +100,7 @@ class Setup:
     hands: bool = False
     put_creates: bool = False
     voluntary: bool = True
-    restarts: bool = True
     restart_ns: int = 8 * SECOND_NS
-    steady: bool = False
     stop_timeouts_s: tuple[int, ...] = (1, 20, 3600)
     on_losses: tuple[tenure.OnLoss, ...] = tuple(tenure.OnLoss)
     elections: Callable[..., Election] = Election
@@ -141,6 +139,9 @@ class _Loop:
         self._seq += 1
         heapq.heappush(self._heap, (max(at_ns, self.now), self._seq, act, args))
 
+    def after(self, for_ns: int, act: Callable[..., None], *args: Any) -> None:
+        self.at(self.now + for_ns, act, *args)
+
     def run(self, until_ns: int) -> None:
         heap = self._heap
         while heap and heap[0][0] <= until_ns:
@@ -149,29 +150,26 @@ class _Loop:
         self.now = until_ns
 
 
+@dataclass(slots=True)
 class _Clocks:
     """What one host believes about time."""
 
-    __slots__ = ("_loop", "_offset_ns", "_ppm", "wall_offset_us")
-
-    def __init__(self, loop: _Loop, offset_ns: int, ppm: int, wall_offset_us: int) -> None:
-        self._loop = loop
-        self._offset_ns = offset_ns
-        self._ppm = ppm
-        self.wall_offset_us = wall_offset_us
+    _loop: _Loop
+    _offset_ns: int
+    ppm: int
+    wall_offset_us: int
 
     def boot_ns(self) -> int:
-        now = self._loop.now
-        return self._offset_ns + now + now * self._ppm // 1_000_000
+        return self.read().boot_ns
 
     def read(self) -> Now:
         now = self._loop.now
-        elapsed = now + now * self._ppm // 1_000_000
+        elapsed = now + now * self.ppm // 1_000_000
         return Now(self._offset_ns + elapsed, self.wall_offset_us + elapsed // 1000)
 
     def when(self, boot_ns: int) -> int:
         """Return the true time at which the boot time clock shows `boot_ns`, or just after."""
-        return (boot_ns - self._offset_ns) * 1_000_000 // (1_000_000 + self._ppm) + 2
+        return (boot_ns - self._offset_ns) * 1_000_000 // (1_000_000 + self.ppm) + 2
 
 
 # --- processes -------------------------------------------------------------------------------
@@ -188,7 +186,6 @@ class _Process:
         self._inbox: list[tuple[int, Any]] = []
         self._called = False
         self._timer_ns: int | None = None
-        self._armed_ns: int | None = None
         self._pauses = 0
 
     def wake_at_boot_ns(self) -> int | None:
@@ -204,11 +201,7 @@ class _Process:
         if self.alive:
             self._inbox.append((rank, message))
             if not self.paused and not self._called:
-                self._call(self.host.lateness())
-
-    def start(self, after_ns: int) -> None:
-        """Run for the first time."""
-        self._call(after_ns)
+                self.call(self.host.lateness())
 
     def pause(self, for_ns: int | None) -> None:
         """Stop the process, for good if `for_ns` is None."""
@@ -216,14 +209,14 @@ class _Process:
             self.paused = True
             self._pauses += 1
             if for_ns is not None:
-                self._loop.at(self._loop.now + for_ns, self._end_pause, self._pauses)
+                self._loop.after(for_ns, self._end_pause, self._pauses)
 
     def resume(self) -> None:
         """Continue the process; it finds everything that came meanwhile."""
         if self.paused:
             self.paused = False
             if not self._called:
-                self._call(self.host.lateness())
+                self.call(self.host.lateness())
 
     def die(self) -> bool:
         """End at once and return whether it was alive."""
@@ -235,9 +228,10 @@ class _Process:
         if number == self._pauses:
             self.resume()
 
-    def _call(self, after_ns: int) -> None:
+    def call(self, after_ns: int) -> None:
+        """Let it run then, with whatever has come."""
         self._called = True
-        self._loop.at(self._loop.now + after_ns, self._answer)
+        self._loop.after(after_ns, self._answer)
 
     def _answer(self) -> None:
         self._called = False
@@ -245,48 +239,30 @@ class _Process:
             self._run()
 
     def _ring(self, at_ns: int) -> None:
-        """The timer rings; it was set to a later time meanwhile, more often than not."""
-        if at_ns != self._armed_ns:
-            return
-        self._armed_ns = None
-        if not self.alive or self.paused or self._timer_ns is None:
-            return
-        if at_ns < self._timer_ns:
-            self._arm(self._timer_ns)
-        else:
+        if at_ns == self._timer_ns and self.alive and not self.paused:
             self._run()
-
-    def _arm(self, at_ns: int) -> None:
-        self._armed_ns = at_ns
-        self._loop.at(at_ns, self._ring, at_ns)
 
     def _run(self) -> None:
         inbox = self._inbox
         if len(inbox) > 1:
-            inbox.sort(key=_rank)
+            inbox.sort(key=itemgetter(0))
         messages = [message for _, message in inbox]
         inbox.clear()
         self.run(messages)
         if not self.alive:
             return
         wake_ns = self.wake_at_boot_ns()
-        if wake_ns is None:
-            self._timer_ns = None
-            return
-        at_ns = max(self.host.clocks.when(wake_ns), self._loop.now) + self.host.lateness()
-        self._timer_ns = at_ns
-        if self._armed_ns is None or at_ns < self._armed_ns:
-            self._arm(at_ns)
-
-
-def _rank(item: tuple[int, Any]) -> int:
-    return item[0]
+        self._timer_ns = None
+        if wake_ns is not None:
+            at_ns = max(self.host.clocks.when(wake_ns), self._loop.now) + self.host.lateness()
+            self._timer_ns = at_ns
+            self._loop.at(at_ns, self._ring, at_ns)
 
 
 class Tree:
     """The processes that one run of the command has become."""
 
-    #: What a listener is told of it.
+    #: What a trace says of it.
     role, begins, ends = "tree", "lives", "is dead"
 
     def __init__(self, candidate: Candidate, keeper: Keeper, token: Token) -> None:
@@ -307,33 +283,30 @@ class Tree:
             self.drain_ns = candidate.host.drain_ns
             self.ignores_stop = self.drain_ns < 0
         if world.setup.voluntary and rng.random() < 0.25:
-            world.loop.at(world.loop.now + int(rng.random() * 20 * SECOND_NS), self.end_by_itself)
+            world.loop.after(int(rng.random() * 20 * SECOND_NS), self._end_by_itself)
 
     def stop(self, *, everything: bool) -> None:
         """Receive the stop signal."""
         if not self.ignores_stop:
-            loop = self._world.loop
             end = self.end if everything and not self.child_alive else self._child_ends
-            loop.at(loop.now + self.drain_ns, end)
+            self._world.loop.after(self.drain_ns, end)
 
     def kill(self) -> None:
         """Receive SIGKILL everywhere; dying takes its time."""
         world = self._world
-        world.loop.at(world.loop.now + int(world.rng.random() * _KILL_NS), self.end)
+        world.loop.after(int(world.rng.random() * _KILL_NS), self.end)
 
-    def end_by_itself(self) -> None:
-        """Let the child exit."""
+    def _end_by_itself(self) -> None:
         if not self._world.calm:
             self._child_ends()
 
     def _child_ends(self) -> None:
-        if not self.alive or not self.child_alive:
-            return
-        self.child_alive = False
-        if not self._leaves_behind:
-            self.end()
-        else:
-            self._keeper.tell("child ended")
+        if self.alive and self.child_alive:
+            self.child_alive = False
+            if self._leaves_behind:
+                self._keeper.tell("child ended")
+            else:
+                self.end()
 
     def end(self) -> None:
         if self.alive:
@@ -467,8 +440,6 @@ class Guardian(_Process):
 
     def _carry_out(self, effect: tenure.Effect) -> None:
         candidate = self.candidate
-        if self.host.world.listener is not None:
-            self.host.world.listener(candidate, "guardian", effect)
         match effect:
             case tenure.Note():
                 candidate.note(effect)
@@ -516,6 +487,10 @@ class Elector(_Process):
         #: When the last of its requests were made, in true time.
         self.called_ns: deque[int] = deque(maxlen=_MOST_CALLS)
         host = candidate.host
+        inherited = None
+        if grant:
+            granted_ns = grant.expires_at_ns - grant.renewed_at_ns
+            inherited = Holding(grant.token, grant.uid, grant.claim, granted_ns)
         self.core = host.elections(
             identity=candidate.identity,
             unique=candidate.unique,
@@ -524,7 +499,7 @@ class Elector(_Process):
             generation=generation,
             jitter=host.world.rng.random,
             now=host.clocks.read(),
-            inherited=_holding(grant) if grant else None,
+            inherited=inherited,
             traits=host.world.setup.traits,
         )
 
@@ -542,7 +517,7 @@ class Elector(_Process):
         if self.alive and call is not None and call.call_id == call_id:
             if self.paused:
                 loop = self.host.world.loop
-                loop.at(loop.now + SECOND_NS, self.overdue, call_id)
+                loop.after(SECOND_NS, self.overdue, call_id)
             else:
                 self.candidate.kill_elector()
 
@@ -584,8 +559,6 @@ class Elector(_Process):
 
     def _step(self, event: election.Event) -> None:
         if self.alive:
-            if self.host.world.listener is not None and isinstance(event, election.Failed):
-                self.host.world.listener(self.candidate, "elector", event)
             now = self.host.clocks.read()
             for effect in self.core.step(event, now):
                 self._carry_out(effect)
@@ -594,7 +567,7 @@ class Elector(_Process):
     def _carry_out(self, effect: election.Effect) -> None:
         guardian = self.candidate.guardian
         if self.host.world.listener is not None:
-            self.host.world.listener(self.candidate, "elector", effect)
+            self.host.world.listener(effect)
         match effect:
             case election.Note():
                 self.candidate.note(effect)
@@ -630,11 +603,6 @@ def _check_wake(wake_ns: int | None, now_ns: int) -> None:
         raise AssertionError(f"to be woken {now_ns - wake_ns} ns ago: a loop without a pause")
 
 
-def _holding(grant: Grant) -> Holding:
-    granted_ns = grant.expires_at_ns - grant.renewed_at_ns
-    return Holding(grant.token, grant.uid, grant.claim, granted_ns)
-
-
 class Candidate:
     """One life of one leaderexec: a guardian and everything that it forks."""
 
@@ -652,15 +620,14 @@ class Candidate:
         self.keeper: Keeper | None = None
         self.taking_over = False
         self.ended = False
-        self.notes: list[election.Note | tenure.Note] = []
         self.guardian = Guardian(self)
-        self.guardian.start(0)
+        self.guardian.call(0)
 
     # --- what the guardian does ---
 
     def start_elector(self, generation: int, grant: Grant | None) -> None:
         self.elector = Elector(self, generation, grant)
-        self.elector.start(10 * MS + int(self.host.world.rng.random() * 300 * MS))
+        self.elector.call(10 * MS + int(self.host.world.rng.random() * 300 * MS))
 
     def start_keeper(self, effect: tenure.StartTree) -> None:
         keeper = Keeper(self, effect.grant.token)
@@ -678,9 +645,8 @@ class Candidate:
             self.elector.tell(KeeperEnded(keeper, orderly=False), 3)
         if self.pid1:
             self.kill_elector()
-        tree = self.tree
-        if tree is not None:
-            tree.kill()
+        if self.tree is not None:
+            self.tree.kill()
         else:
             self.swept()
 
@@ -692,8 +658,7 @@ class Candidate:
     def end(self) -> None:
         """The guardian leaves; its elector has a second to do so, but not after PID 1."""
         self.guardian.die()
-        loop = self.host.world.loop
-        loop.at(loop.now + (0 if self.pid1 else SECOND_NS), self._left)
+        self.host.world.loop.after(0 if self.pid1 else SECOND_NS, self._left)
 
     def speak(self) -> None:
         """Let the observer know whether a candidate without a child says that it leads."""
@@ -821,13 +786,10 @@ class Host:
 
     def candidate_gone(self) -> None:
         world = self.world
-        if not world.setup.restarts:
-            return
         most_ns = min(SECOND_NS, world.setup.restart_ns) if world.calm else world.setup.restart_ns
-        world.loop.at(world.loop.now + int(world.rng.random() * most_ns), self.start_again)
+        world.loop.after(int(world.rng.random() * most_ns), self._start_again)
 
-    def start_again(self) -> None:
-        """Let another candidate follow the one that is gone."""
+    def _start_again(self) -> None:
         self.candidate = self._new_candidate()
 
     def _new_candidate(self) -> Candidate:
@@ -835,7 +797,7 @@ class Host:
         name = f"{self.name}.{self._lives}"
         if self.verbatim:
             return Candidate(self, name, "verbatim", unique=False)
-        identity = self.name if self.pid1 or self.world.setup.steady else name
+        identity = self.name if self.pid1 else name
         return Candidate(self, name, identity, unique=True, slot=self.pid1)
 
 
@@ -848,11 +810,6 @@ class _Fate:
     lands: bool = True
     replies: bool = True
     refusal: Failure | None = None
-
-    def refuse(self, kind: FailureKind, message: str, wish_ns: int | None = None) -> None:
-        """Let it fail with an answer, without reaching the lock."""
-        self.refusal = Failure(kind, message, wish_ns)
-        self.lands = False
 
 
 class Network:
@@ -901,7 +858,7 @@ class Network:
             return
         if self.mode == "trickle" and rng.random() < 0.5:
             overdue_ns = max(self.host.timing.renew_deadline_ns, 5 * SECOND_NS)
-            loop.at(now + overdue_ns, elector.overdue, effect.call_id)
+            loop.after(overdue_ns, elector.overdue, effect.call_id)
             return
         failure = Failure(FailureKind.UNAVAILABLE, "timed out")
         self._reply(elector, now + timeout_ns, election.Failed(effect.call_id, failure))
@@ -930,17 +887,13 @@ class Network:
                 fate.lands = False
             case "trickle" | "deaf":
                 fate.replies = False
-            case "refused":
-                fate.refuse(FailureKind.UNAVAILABLE, "refused")
-            case "forbidden":
-                fate.refuse(FailureKind.FORBIDDEN, "forbidden")
-            case "busy":
-                wish_ns = int(rng.random() * 5 * SECOND_NS)
-                fate.refuse(FailureKind.UNAVAILABLE, "busy", wish_ns)
-            case "broken":
+            case "refused" | "forbidden" | "busy" | "broken":
+                denied = self.mode == "forbidden"
+                kind = FailureKind.FORBIDDEN if denied else FailureKind.UNAVAILABLE
+                wish_ns = int(rng.random() * 5 * SECOND_NS) if self.mode == "busy" else None
+                fate.refusal = Failure(kind, self.mode, wish_ns)
                 # A gateway says 502 whatever the server behind it has done.
-                fate.refuse(FailureKind.UNAVAILABLE, "broken")
-                fate.lands = rng.random() < 0.6
+                fate.lands = self.mode == "broken" and rng.random() < 0.6
             case _:
                 raise AssertionError(self.mode)
         return fate
@@ -995,23 +948,17 @@ class _Watch:
 
     def open(self, delay_ns: int) -> None:
         world = self._network.host.world
-        world.loop.at(world.loop.now + delay_ns // 2, self._opened, delay_ns - delay_ns // 2)
-        if not world.setup.steady:
-            world.loop.at(
-                world.loop.now + int((20 + world.rng.random() * 60) * SECOND_NS), self.end, 0, None
-            )
+        world.loop.after(delay_ns // 2, self._opened, delay_ns - delay_ns // 2)
+        world.loop.after(int((20 + world.rng.random() * 60) * SECOND_NS), self.end, 0, None)
 
     def _opened(self, delay_ns: int) -> None:
         if self._ended:
             return
         self.is_open = True
         self._tell(delay_ns, election.WatchOpened())
-        history = self._network.host.world.server.history
-        lag = 0 if self._network.host.world.rng.random() < 0.8 else 3
-        start = max(0, len(history) - 1 - lag)
-        if history[start] is not None:
-            self._tell(delay_ns, election.WatchSaw(history[start]))
-        for snapshot in history[start + 1 :]:
+        world = self._network.host.world
+        history = world.server.history[-1 if world.rng.random() < 0.8 else -4 :]
+        for snapshot in history if history[0] is not None else history[1:]:
             self._tell(delay_ns, election.WatchSaw(snapshot))
 
     def see(self, snapshot: Snapshot | None) -> None:
@@ -1093,40 +1040,36 @@ class Server:
 
     def delete(self) -> None:
         if self.newest is not None:
-            self._publish(None)
+            self._show(None)
 
     def patch(self, **changes: Any) -> None:
         """Change the record; without changes it is a label, another version of the same record."""
-        found = self.newest
-        if found is not None:
-            self._version += 1
-            record = replace(found.record, **changes)
-            self._publish(replace(found, record=record, version=str(self._version)))
+        if (found := self.newest) is not None:
+            self._publish(replace(found, record=replace(found.record, **changes)))
 
     def name(self, successor: str) -> None:
         """Put somebody in line."""
-        found = self.newest
-        if found is not None and found.successor is not None:
-            self._version += 1
-            self._publish(replace(found, version=str(self._version), successor=successor))
+        if (found := self.newest) is not None and found.successor is not None:
+            self._publish(replace(found, successor=successor))
 
     def _write(
         self, candidate: Candidate, record: Record, over: Snapshot | None, successor: str
     ) -> Snapshot:
         if over is None:
             self._objects += 1
-        self._version += 1
         uid = over.uid if over is not None else f"object-{self._objects}"
         line = successor if self._world.setup.line else None
-        snapshot = Snapshot(self._cut(record), uid, str(self._version), line)
         if not record.holder:
             self._world.released_by(candidate)
-        self._publish(snapshot)
+        return self._publish(Snapshot(self._cut(record), uid, "", line))
+
+    def _publish(self, changed: Snapshot) -> Snapshot:
+        self._version += 1
+        snapshot = replace(changed, version=str(self._version))
+        self._show(snapshot)
         return snapshot
 
-    def _publish(self, snapshot: Snapshot | None) -> None:
-        if self._world.listener is not None:
-            self._world.listener(None, "lock", (self.history[-1], snapshot))
+    def _show(self, snapshot: Snapshot | None) -> None:
         self.history.append(snapshot)
         for host in self._world.hosts:
             for watch in host.network.watches:
@@ -1149,13 +1092,6 @@ def _failed(call_id: int, kind: FailureKind) -> election.Failed:
 # --- everything ------------------------------------------------------------------------------
 
 
-class _Middling(random.Random):
-    """Chance that always takes the middle."""
-
-    def random(self) -> float:
-        return 0.5
-
-
 class World:
     """One cluster, one election, one schedule.
 
@@ -1164,13 +1100,13 @@ class World:
     """
 
     def __init__(self, seed: int, setup: Setup, *, trace: bool = False) -> None:
-        self.rng = _Middling(seed) if setup.steady else random.Random(seed)
+        self.rng = random.Random(seed)
         self.setup = setup
         self.loop = _Loop()
         self.verdict = Verdict()
         self.trace: list[str] | None = [] if trace else None
-        #: Is told whatever an elector or a guardian does, and what becomes of trees and the lock.
-        self.listener: Callable[[Candidate | None, str, object], None] | None = None
+        #: Is told whatever an elector does.
+        self.listener: Callable[[election.Effect], None] | None = None
         self.calm = False
         self.living: dict[Candidate, Tree | Say] = {}
         self._in_flight: dict[int, tuple[Callable[..., None], tuple[Any, ...]]] = {}
@@ -1205,7 +1141,7 @@ class World:
         setup, loop, rng = self.setup, self.loop, self.rng
         while loop.now < setup.duration_ns:
             self.advance(int(rng.expovariate(1 / setup.fault_every_ns)))
-            self.disturb_anything()
+            self.disturb_anything(rng)
         return self.verdict
 
     def advance(self, for_ns: int) -> None:
@@ -1264,9 +1200,8 @@ class World:
 
     # --- faults ---
 
-    def disturb_anything(self) -> None:
+    def disturb_anything(self, rng: random.Random) -> None:
         """One fault, drawn from all."""
-        rng = self.rng
         host = rng.choice(self.hosts)
         leaders = [h for h in self.hosts if h.candidate in self.living]
         if leaders and rng.random() < 0.5:
@@ -1279,9 +1214,7 @@ class World:
             self.disturb_network(host, mode, for_ns)
             if mode == "slow" and rng.random() < 0.7:
                 # Bad networks get worse.
-                self.loop.at(
-                    self.loop.now + for_ns + MS, self.disturb_network, host, "hole", 2 * lease_ns
-                )
+                self.loop.after(for_ns + MS, self.disturb_network, host, "hole", 2 * lease_ns)
         elif kind < 0.42:
             mode = rng.choice(("refused", "busy", "hole", "broken", "slow"))
             for other in self.hosts:
@@ -1293,9 +1226,10 @@ class World:
         elif kind < 0.76:
             self.kill(host, rng.choice(("guardian", "elector", "elector", "keeper")))
         elif kind < 0.81:
-            self.starve(host, int(rng.random() * 2 * lease_ns))
+            host.starved = True
+            self.loop.after(int(rng.random() * 2 * lease_ns), setattr, host, "starved", False)
         elif kind < 0.86:
-            self.set_wall_clock(host, rng.choice((-3600, -2, -1, 1, 3600)))
+            host.clocks.wall_offset_us += rng.choice((-3600, -2, -1, 1, 3600)) * SECOND_US
         elif kind < 0.91:
             self.break_watch(host, orderly=rng.random() < 0.3)
         elif kind < 0.96:
@@ -1321,7 +1255,7 @@ class World:
         elif mode == "refused":
             for watch in list(network.watches):
                 watch.end(0, Failure(FailureKind.UNAVAILABLE, "reset"))
-        self.loop.at(self.loop.now + for_ns, self._mend_network, network, mode)
+        self.loop.after(for_ns, self._mend_network, network, mode)
 
     def _mend_network(self, network: Network, mode: str) -> None:
         if network.mode == mode:
@@ -1356,22 +1290,12 @@ class World:
             candidate.kill_keeper()
 
     def _keeper_is_well(self, candidate: Candidate) -> bool:
-        if candidate.taking_over or (candidate.tree is not None and candidate.keeper is None):
-            return False
-        return candidate.keeper is None or not candidate.keeper.paused
+        if candidate.keeper is None:
+            return not candidate.taking_over and candidate.tree is None
+        return not candidate.taking_over and not candidate.keeper.paused
 
     def _guardian_is_well(self, candidate: Candidate) -> bool:
         return candidate.guardian.alive and not candidate.guardian.paused
-
-    def starve(self, host: Host, for_ns: int) -> None:
-        host.starved = True
-        self.loop.at(self.loop.now + for_ns, self._feed, host)
-
-    def _feed(self, host: Host) -> None:
-        host.starved = False
-
-    def set_wall_clock(self, host: Host, by_s: int) -> None:
-        host.clocks.wall_offset_us += by_s * 1_000_000
 
     def break_watch(self, host: Host, *, orderly: bool) -> None:
         for watch in list(host.network.watches):
@@ -1389,12 +1313,8 @@ class World:
         self.note(f"meddle {how}")
         if how == 0:
             self.server.delete()
-        elif how == 1:
-            self.server.patch(holder="a-person")
-        elif how == 2:
-            self.server.patch(holder="")
         else:
-            self.server.patch()
+            self.server.patch(**({"holder": "a-person"}, {"holder": ""}, {})[how - 1])
 
     # --- what happens ---
 
@@ -1402,7 +1322,7 @@ class World:
         """Let a request travel; when the faults stop, all that still travel arrive."""
         self._sent += 1
         self._in_flight[self._sent] = (act, args)
-        self.loop.at(self.loop.now + for_ns, self._arrive, self._sent)
+        self.loop.after(for_ns, self._arrive, self._sent)
 
     def _arrive(self, number: int) -> None:
         travelling = self._in_flight.pop(number, None)
@@ -1417,15 +1337,11 @@ class World:
             f"{tree.role} {tree.name} {tree.begins}; beside: "
             f"{[other.name for other in self.living.values()]}"
         )
-        if self.listener is not None:
-            self.listener(tree.candidate, tree.role, tree.begins)
         self.living[tree.candidate] = tree
         self.verdict.trees += 1
 
     def tree_ended(self, tree: Tree | Say) -> None:
         self.note(f"{tree.role} {tree.name} {tree.ends}")
-        if self.listener is not None:
-            self.listener(tree.candidate, tree.role, tree.ends)
         del self.living[tree.candidate]
 
     def released_by(self, candidate: Candidate) -> None:

@@ -29,14 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_BOOT: Final = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from tests.support.slowfs import main; main()"
-)
-
 _CLONE_NEWNS: Final = 0x20000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 0x1, 0x2, 0x4
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
-_MNT_DETACH: Final = 2
 
 _LOOKUP, _FORGET, _GETATTR = 1, 2, 3
 _OPEN, _READ, _INIT = 14, 15, 26
@@ -79,30 +74,26 @@ class SlowExecutable:
         if os.geteuid():
             raise Lacking("mounting needs root")
         self._mount_point.mkdir()
-        content = self._mount_point.with_suffix(".content")
-        content.write_bytes(self._program)
         self._control, theirs = Pipe()
         with theirs:
-            boot = ["-I", "-S", "-c", _BOOT, str(_ROOT), str(self._mount_point), str(content)]
             self._server = subprocess.Popen(
-                [sys.executable, *boot], stdin=theirs.fileno(), start_new_session=True
+                [sys.executable, "-m", "tests.support.slowfs", str(self._mount_point)],
+                cwd=_ROOT,
+                stdin=theirs.fileno(),
+                start_new_session=True,
             )
-        if problem := self._hear():
+        if problem := self._ask(self._program):
             self.__exit__()
             raise Lacking(problem)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Fail whatever hangs, and end the server, which unmounts."""
+        """End the server: the kernel fails whatever hangs."""
         if self._control is not None:
             self._control.close()
         if self._server is not None:
-            try:
-                self._server.wait(60)
-            except subprocess.TimeoutExpired:
-                self._server.kill()  # which does the same, but says less
-                self._server.wait()
-                raise
+            self._server.kill()
+            self._server.wait()
 
     @property
     def wrapper(self) -> list[str]:
@@ -128,22 +119,13 @@ class SlowExecutable:
         pids: list[int] = self._ask("waiting")
         return pids
 
-    def wait_hung(self, count: int = 1, *, timeout_s: float = 30) -> list[int]:
-        """Wait until so many requests hang, and return the pids behind them."""
+    def wait_hung(self, *, timeout_s: float = 30) -> list[int]:
+        """Wait until a request hangs, and return the pids behind all that do."""
+        return wait_until(self.waiting, timeout_s=timeout_s, what="a request hangs")
 
-        def enough() -> list[int]:
-            pids = self.waiting()
-            return pids if len(pids) >= count else []
-
-        return wait_until(enough, timeout_s=timeout_s, what=f"{count} requests hang")
-
-    def _ask(self, words: str) -> Any:
+    def _ask(self, words: str | bytes) -> Any:
         assert self._control is not None, "used outside of its context"
         self._control.send(words)
-        return self._hear()
-
-    def _hear(self) -> Any:
-        assert self._control is not None
         assert self._control.poll(60), "the server is silent"
         return self._control.recv()
 
@@ -268,20 +250,18 @@ def _mount(mount_point: str) -> int:
 
 
 def main() -> None:
-    """Be the server: argv has the mount point and the file to serve; stdin is the control."""
-    mount_point, content_path = sys.argv[2:4]
-    control: Connection[Any, Any] = Connection(os.dup(0))
-    with control:
+    """Be the server: argv has the mount point; stdin is the control, which tells what to serve."""
+    with Connection(os.dup(0)) as control:
+        content = control.recv()
         try:
-            content = Path(content_path).read_bytes()
-            fuse = _mount(mount_point)
+            fuse = _mount(sys.argv[1])
         except OSError as error:
             control.send(f"cannot mount: {error}")
             return
         # The kernel's INIT is answered in the loop: nobody has to wait for it.
         control.send("")
-        try:
-            _Server(fuse, control, content).run()
-        finally:
-            ctypes.CDLL(None).umount2(os.fsencode(mount_point), _MNT_DETACH)
-            os.close(fuse)  # fails everything that waits
+        _Server(fuse, control, content).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -33,13 +33,12 @@ What it starts:
                         longer noted, only --ignore is obeyed
 What it says:
   --env-note            the note `env` with its environment in `env`
-  --state-note          the note `state`: pid, pgid, fds, and the `blocked` and `ignored` signals
+  --state-note          the note `state`: pid, pgid, and the `blocked` and `ignored` signals
                         it was started with (Python itself ignores PIPE and XFSZ before it can look)
   --heartbeat PATH      appends `BOOTTIME_NS PID` to a file, again and again
 What it changes:
   --uid N               drops to this user and group, then connects anew
   --become-root         becomes root entirely, where its effective user is (see `setuid`)
-  --eat MIB             takes that much memory when it is ready, then leaves the note `eaten`
   -- PROGRAM ARG...     becomes another program, which holds the connection until it dies and shares
                         it with what it starts; no flags are obeyed but those of who it is
 
@@ -140,7 +139,6 @@ class Options:
         self.heartbeat = ""
         self.uid = -1
         self.become_root = False
-        self.eat = 0
         #: Only between test children: a grandchild closes it once it is connected.
         self.ready_fd = -1
 
@@ -179,7 +177,6 @@ class Child:
         self._draining = False
         self._gate_fd = -1  # ends when every grandchild is connected
         self._beat_fd = -1
-        self._eaten: list[bytes] = []
 
     # --- the witness
 
@@ -253,11 +250,6 @@ class Child:
             self._into_background()
         self._start_others()
         self.note("ready")
-        if options.eat:
-            self._eaten += [
-                b"x" * (1 << 20) for _ in range(options.eat)
-            ]  # zeros would take nothing
-            self.note("eaten")
         if options.after >= 0:
             self._end_ns = now_ns() + int(options.after * 1e9)
         if options.heartbeat:
@@ -331,18 +323,9 @@ class Child:
             self.note("state", f', "state": {json.dumps(self._state())}')
 
     def _state(self) -> dict[str, Any]:
-        own = self._sock.fileno() if self._sock is not None else -1
-        fds = {}
-        for fd in os.listdir("/proc/self/fd"):
-            try:
-                fds[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
-            except OSError:
-                continue
-        fds.pop(own, None)
         return {
             "pid": os.getpid(),
             "pgid": os.getpgid(0),
-            "fds": fds,
             "blocked": sorted(map(signal_name, _BLOCKED_AT_START)),
             "ignored": sorted(map(signal_name, _IGNORED_AT_START)),
         }

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
-from types import SimpleNamespace
+import subprocess
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,6 +18,7 @@ from tests.support.http_clients import has_ipv6
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from leaderexec.elector import Candidacy
 
@@ -38,10 +42,9 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 
     def getaddrinfo(_: str, port: int, **__: Any) -> list[Any]:
         return [
-            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (each, port, 0, 0))
-            if ":" in each
-            else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port))
+            (socket.AF_INET6 if ":" in each else socket.AF_INET, socket.SOCK_STREAM, 6, "", where)
             for each in addresses
+            for where in [(each, port, 0, 0) if ":" in each else (each, port)]
         ]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
@@ -50,15 +53,14 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 @pytest.mark.parametrize(
     ("addresses", "here"),
     [
-        # Both families, each address once, on one port.
         pytest.param(
             ["127.0.0.1", "::1", "127.0.0.1", "127.0.0.2"],
             ["127.0.0.1", "::1", "127.0.0.2"],
             marks=_IPV6,
+            id="both families, each address once, on one port",
         ),
-        # A name may have addresses of a family that this machine lacks.
-        ([NOWHERE, "127.0.0.1"], ["127.0.0.1"]),
-        (["127.0.0.1", "2001:db8::1"], ["127.0.0.1"]),
+        pytest.param([NOWHERE, "127.0.0.1"], ["127.0.0.1"], id="one of another machine"),
+        pytest.param(["127.0.0.1", "2001:db8::1"], ["127.0.0.1"], id="a family that is lacking"),
     ],
 )
 def test_every_address_of_a_name_that_is_here_is_listened_on(
@@ -151,6 +153,11 @@ def test_the_child_is_told_where_to_ask(host: str, told: str) -> None:
 @pytest.fixture
 def candidacy_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Candidacy]:
     """Read a command line as PID 1 of a container in its slot; return what an elector is told."""
+    elector = Mock()
+    monkeypatch.setattr(cli, "Elector", elector)
+    monkeypatch.setattr(cli, "Guardian", lambda _, run, *__: Mock(run=partial(run, None)))
+    monkeypatch.setattr(linux, "claim_name", lambda _: None)
+    monkeypatch.setattr(log, "configure", Mock())
 
     def candidacy_of(*words: str) -> Candidacy:
         in_pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
@@ -160,25 +167,10 @@ def candidacy_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Candidacy]:
         )
         settings = config.parse(["--election=x", *words], {**in_pod, **in_slot}, host=host)
         assert isinstance(settings, config.Config)
-        assert cli._serve(settings, None, {}, []) == 0
-        return told.pop()
+        cli._serve(settings, None, {}, [])
+        told: Candidacy = elector.call_args.args[1]
+        return told
 
-    told: list[Candidacy] = []
-
-    def elector(_: object, candidacy: Candidacy, *__: object) -> SimpleNamespace:
-        return SimpleNamespace(run=lambda: told.append(candidacy))
-
-    def guardian(_: object, run_elector: Callable[[Any], None], *__: object) -> SimpleNamespace:
-        def run() -> int:
-            run_elector(None)
-            return 0
-
-        return SimpleNamespace(run=run)
-
-    monkeypatch.setattr(cli, "Elector", elector)
-    monkeypatch.setattr(cli, "Guardian", guardian)
-    monkeypatch.setattr(linux, "claim_name", lambda _: None)
-    monkeypatch.setattr(log, "configure", lambda **_: SimpleNamespace(info=lambda *_: None))
     return candidacy_of
 
 
@@ -210,3 +202,30 @@ def test_only_one_candidate_goes_by_the_name_of_its_slot(
     assert first.identity != second.identity
     named = candidacy_of("--id=me")
     assert (named.identity, named.unique, named.slot) == ("me", False, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        pytest.param(
+            ["--election=x", "--lock=file:/dev/full"],
+            "--lock file:/dev/full: ",
+            id="a lock file that cannot serve",
+        ),
+        pytest.param(
+            ["--election=x", "--lock=file:{here}/lock", f"--http={NOWHERE}:80"],
+            f"--http {NOWHERE}:80: ",
+            id="an address of another machine",
+        ),
+        pytest.param(["install", "{here}"], "install: ", id="nothing to install"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_runs(
+    words: list[str], says: str, tmp_path: Path
+) -> None:
+    """One line names the flag and what is wrong, the exit code is that of usage."""
+    command = [sys.executable, "-m", "leaderexec", *(word.format(here=tmp_path) for word in words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert says in done.stderr
+    assert not list(tmp_path.iterdir())

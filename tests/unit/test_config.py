@@ -14,6 +14,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from fractions import Fraction
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,14 +29,12 @@ from leaderexec.config import (
     MISSING,
     OPTIONS,
     SERVICE_ACCOUNT,
-    SUFFIX,
     CommandError,
     Config,
     HelpRequested,
     Host,
     InstallRequested,
     Option,
-    Slot,
     UsageError,
     VersionRequested,
     help_text,
@@ -44,7 +43,7 @@ from leaderexec.config import (
     refuse_nesting,
     resolve_command,
 )
-from leaderexec.model import SECOND_NS, Timing
+from leaderexec.model import SECOND_NS
 from tests.support import golden
 
 if TYPE_CHECKING:
@@ -56,13 +55,10 @@ NAMESPACE_FILE = f"{SERVICE_ACCOUNT}/namespace"
 DIRECTORIES = ("/", "/run", "/run/link/..", "/srv", "/srv/sub")
 UID = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9"
 IN_SLOT = {"POD_UID": UID, "CONTAINER_NAME": "server"}
-RANDOM = "0001020304050607"
 POD_VARIABLES = ("POD_NAME", "POD_UID", "CONTAINER_NAME", "POD_NAMESPACE")
 
 
-def machine(
-    files: Mapping[str, str] | None = None, *, hostname: str = "web-0", is_init: bool = False
-) -> Host:
+def machine(files: Mapping[str, str] | None = None, *, is_init: bool = False) -> Host:
     """Return a machine with these files; by default a pod with a service account.
 
     `is_init` tells whether leaderexec is PID 1 there. Nobody may read /run/secret.
@@ -75,7 +71,7 @@ def machine(
         return None if path in present else MISSING
 
     return Host(
-        hostname=lambda: hostname,
+        hostname=lambda: "web-0",
         is_init=lambda: is_init,
         random_bytes=lambda count: bytes(range(count)),
         current_directory=lambda: "/srv",
@@ -154,6 +150,8 @@ def answered(place: str, line: str) -> str:
     """Return the complaint, or what differs from the Config without any option."""
     environ, argv = split(line)
     in_place, host = PLACES[place]
+    if "HOSTNAME" in environ:
+        host = replace(host, hostname=partial(environ.pop, "HOSTNAME"))
     outcome = outcome_of(argv, {**in_place, **environ}, host)
     if not isinstance(outcome, Config):
         return str(outcome)
@@ -273,21 +271,12 @@ def test_a_duration_is_exact_or_refused(numbers: dict[str, str]) -> None:
             parse_duration(text)
 
 
-@pytest.mark.parametrize("kind", ["endpoints", "configmaps"])
-def test_default_timing_beside_candidates_of_2016(kind: str) -> None:
-    """On an annotation the defaults are those of --ttl=10s, by flag and by variable."""
-    timing = Timing(10, 5 * SECOND_NS, 5 * SECOND_NS // 2)
-    assert config(f"--lock={kind}").timing == timing
-    assert config(env={"LEADEREXEC_LOCK": kind}).timing == timing
-    assert config("--ttl=10s").timing == timing
-
-
 @given(st.integers(2, 4000), st.integers(1, 4000))
 def test_least_lease_duration_in_the_message_is_true(renew_s: int, lease_s: int) -> None:
     """The --lease-duration that the message recommends is accepted, and one second less is not."""
     flags = (f"--renew-deadline={renew_s}s", "--retry-period=1s")
     try:
-        config(*flags, f"--lease-duration={lease_s}")
+        config(*flags, f"--lease-duration={lease_s}").timing.validate()
     except UsageError as error:
         least_s = int(str(error).rpartition("--lease-duration of ")[2].removesuffix("s or more"))
         assert config(*flags, f"--lease-duration={least_s}").timing.lease_duration_s == least_s
@@ -296,89 +285,6 @@ def test_least_lease_duration_in_the_message_is_true(renew_s: int, lease_s: int)
 
 
 # --- identity --------------------------------------------------------------------------------
-
-
-def slot(
-    *argv: str,
-    env: Mapping[str, str] | None = None,
-    host: Host | None = None,
-    election: str = "x",
-) -> Slot:
-    """Return the slot of PID 1 in a container that knows its slot."""
-    environ = {**IN_SLOT, **(env or {})}
-    parsed = config(*argv, env=environ, host=host or machine(is_init=True), election=election)
-    assert parsed.identity.endswith(f"{SUFFIX}{RANDOM}")
-    assert parsed.identity_is_generated
-    assert parsed.slot
-    return parsed.slot
-
-
-def test_identity_is_taken_as_it_is() -> None:
-    """--id is verbatim, is known not to be generated, and leaves no slot to take."""
-    env = {**IN_SLOT, "POD_NAME": "web-7"}
-    parsed = config("--id=Pod A/1 ü", env=env, host=machine(is_init=True))
-    assert (parsed.identity, parsed.identity_is_generated) == ("Pod A/1 ü", False)
-    assert parsed.slot is None
-
-
-@pytest.mark.parametrize(
-    ("hostname", "pod"),
-    [
-        # A host name that is the beginning of the pod's, as kubelet cuts it, is the pod's.
-        ("n" * 62, "n" * 62 + "-0"),
-        # The host's name stands before the last suffix, whatever it is.
-        (f"a{SUFFIX}b", ""),
-    ],
-)
-def test_identity_begins_with_the_name_of_the_pod_or_the_host(hostname: str, pod: str) -> None:
-    """Both the random identity and the slot's."""
-    env, host = {"POD_NAME": pod}, machine(hostname=hostname, is_init=True)
-    assert config(env=env, host=host).identity == f"{pod or hostname}_leaderexec-{RANDOM}"
-    assert slot(env=env, host=host).identity == f"{pod or hostname}_leaderexec-{UID}-server"
-
-
-@pytest.mark.parametrize("hostname", ["", "a\n", " ", "\udcff"])
-def test_identity_of_a_machine_with_an_unusable_name(hostname: str) -> None:
-    """It is replaced, and where the host cannot be told from others, neither can the slot."""
-    host = machine(hostname=hostname, is_init=True)
-    for pod, base in (("", "localhost"), ("web-7", "web-7")):
-        parsed = config(host=host, env={**IN_SLOT, "POD_NAME": pod})
-        assert (parsed.identity, parsed.slot) == (f"{base}_leaderexec-{RANDOM}", None)
-
-
-def test_slot_of_a_pod_whose_host_has_another_name() -> None:
-    """Variables copied to another machine, pod's name and all, do not make one name of two."""
-    env = {**IN_SLOT, "POD_NAME": "web-7"}
-    here, there = (slot(env=env, host=machine(hostname=h, is_init=True)) for h in ("n1", "n2"))
-    assert here.identity == f"web-7_leaderexec-{UID}-server@n1"
-    assert here.identity != there.identity
-
-
-def test_no_slot_unless_init() -> None:
-    """Only the end of PID 1 is the end of all that was started, so nobody else has a slot."""
-    parsed = config(env=IN_SLOT)
-    assert (parsed.identity, parsed.slot) == (f"web-0_leaderexec-{RANDOM}", None)
-
-
-def test_claims() -> None:
-    """A slot is claimed for one election on one lock by one container, however that is spelled."""
-    in_file = "--lock=file:/run/l"
-    different = [
-        slot().claim,
-        slot(election="y").claim,
-        slot("-nother").claim,
-        slot("--lock=endpoints").claim,
-        slot("--lock=configmaps").claim,
-        slot(in_file).claim,
-        slot(env={"CONTAINER_NAME": "other"}).claim,
-        slot(env={"POD_UID": UID.replace("a", "b")}).claim,
-        slot(in_file, election="größe").claim,
-    ]
-    assert len(set(different)) == len(different)
-    assert slot().claim == slot("--lock=leases", "-nshop", "--ttl=20", "--http=:0").claim
-    assert slot().claim == slot(env={"POD_NAMESPACE": "other", "POD_NAME": "web-7"}).claim
-    # One file may have several paths, such as by a link.
-    assert slot(in_file).claim == slot("--lock=file:/srv/l").claim
 
 
 def test_generated_identities_differ() -> None:

@@ -14,7 +14,7 @@ from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
 import urllib3
@@ -114,24 +114,17 @@ def changed(body: dict[str, Any], changes: list[tuple[tuple[str, str], Any]]) ->
         # An earlier change may have left no such place.
         with suppress(AttributeError, KeyError, TypeError, ValueError):
             metadata = body["metadata"]
-            if where == "record" and body["kind"] != "Lease":
-                record = json.loads(metadata["annotations"][LEADER])
-                _put(record, key, value)
-                metadata["annotations"][LEADER] = json.dumps(record)
-            elif where == "annotations":
-                _put(metadata["annotations"], key, value)
+            annotations = metadata.get("annotations")
+            as_text = where == "record" and body["kind"] != "Lease"
+            record = json.loads(annotations[LEADER]) if as_text else body.get("spec")
+            places = {"": body, "metadata": metadata, "annotations": annotations, "record": record}
+            if value is _DELETED:
+                places[where].pop(key, None)
             else:
-                _put(
-                    {"": body, "metadata": metadata, "record": body.get("spec")}[where], key, value
-                )
+                places[where][key] = value
+            if as_text:
+                annotations[LEADER] = json.dumps(record)
     return body
-
-
-def _put(place: Any, key: str, value: Any) -> None:
-    if value is _DELETED:
-        place.pop(key, None)
-    else:
-        place[key] = value
 
 
 # --- answers ---
@@ -139,37 +132,23 @@ def _put(place: Any, key: str, value: Any) -> None:
 
 @dataclass
 class Answer:
-    """What one request is answered with; `body` is bytes, or an object as it is in Python."""
-
-    status: int = 200
-    body: Any = b""
-    headers: tuple[tuple[str, str], ...] = ()
-    error: Exception | None = None
-
-    @property
-    def data(self) -> bytes:
-        """The bytes on the wire."""
-        return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
-
-
-class Response:
     """As much of a response of the HTTP library as the locks read."""
 
-    def __init__(self, answer: Answer, chunks: list[bytes]) -> None:
-        self.status = answer.status
-        self.headers = urllib3.HTTPHeaderDict(answer.headers)
-        self._answer = answer
-        self._chunks = chunks
+    status: int = 200
+    body: Any = b""  # or an object as it is in Python
+    headers: urllib3.HTTPHeaderDict = field(default_factory=urllib3.HTTPHeaderDict)
+    error: Exception | None = None
+    chunks: list[bytes] = field(default_factory=list)
 
     def read(self, _: int) -> bytes:
-        if self._answer.error and self._answer.status:
-            raise self._answer.error
-        return self._answer.data
+        if self.error and self.status:
+            raise self.error
+        return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
 
     def stream(self, _: int) -> Iterator[bytes]:
-        yield from self._chunks
-        if self._answer.error:
-            raise self._answer.error
+        yield from self.chunks
+        if self.error:
+            raise self.error
 
     def release_conn(self) -> None:
         pass
@@ -180,11 +159,11 @@ class Response:
 class Api(kubeapi.Api):
     """The real way to an API server, up to where a connection would be used."""
 
-    def __init__(self, answer: Answer, chunks: list[bytes]) -> None:
-        self._response = Response(answer, chunks)
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
 
     def _request(self, *_: object, **__: object) -> Any:
-        return self._response
+        return self._answer
 
     def _reconnect(self, verb: str) -> None:
         raise Unavailable(f"cannot {verb}: no other credentials")
@@ -197,11 +176,14 @@ _STATUSES: Final = (
     *(0, 201, 202, 204, 301, 400, 401, 403, 410, 422, 429, 500, 503, 999),
 )
 _WISHES: Final = ("0", "2", "1e3", "-1", "inf", "nan", "1e999", "soon", "", "\u0663", "1_0")
-_HEADERS: Final = (
-    *[()] * 3,
-    *((("Retry-After", wish),) for wish in _WISHES),
-    (("retry-after", "2"),),
-    (("Retry-After", "1"), ("Retry-After", "2")),
+_HEADERS: Final = tuple(
+    urllib3.HTTPHeaderDict(each)
+    for each in (
+        *[()] * 3,
+        *([("Retry-After", wish)] for wish in _WISHES),
+        [("retry-after", "2")],
+        [("Retry-After", "1"), ("Retry-After", "2")],
+    )
 )
 _ERRORS: Final = (
     *[None] * 60,
@@ -258,7 +240,7 @@ def _is_free(body: Any, kind: str) -> bool:
     else:
         annotations = body["metadata"].get("annotations")
         assert annotations is None or isinstance(annotations, dict)
-        text = None if annotations is None else annotations.get(LEADER)
+        text = (annotations or {}).get(LEADER)
         fields = None if text is None else json.loads(text)
     return fields is None or (
         isinstance(fields, dict) and fields.get("holderIdentity") in {None, ""}
@@ -274,8 +256,7 @@ def _check_read(snapshot: Snapshot | None, kind: str) -> str:
     assert snapshot.uid is not None
     record = snapshot.record
     assert isinstance(record.holder, str)
-    assert 0 <= record.lease_duration_s < 2**31
-    assert 0 <= record.transitions < 2**31
+    assert all(0 <= each < 2**31 for each in (record.lease_duration_s, record.transitions))
     if not record.holder:
         assert _is_free(snapshot.origin, kind), f"taken for free: {snapshot.origin}"
     return "read"
@@ -290,8 +271,8 @@ def _check_read(snapshot: Snapshot | None, kind: str) -> str:
 )
 def _ask(seen: Counter[str], kind: str, verb: str, first: Any, others: list[Any]) -> None:
     lines = _lines([_answered(kind, each) for each in others])
-    lock = LOCKS[kind](Api(_answered(kind, first), lines), "ns", "x")
-    honest = Api(Answer(200, object_of(kind, THEIRS)), [])
+    lock = LOCKS[kind](Api(replace(_answered(kind, first), chunks=lines)), "ns", "x")
+    honest = Api(Answer(200, object_of(kind, THEIRS)))
     known = LOCKS[kind](honest, "ns", "x").read(1)
     assert known is not None
     ours = Record(OURS, 5, START.wall_us, START.wall_us, 4)
@@ -414,8 +395,7 @@ class TwistedLock:
         yield election.WatchEnded(elector._failure(twist.failure) if failed else None)
 
 
-@dataclass
-class _Pending:
+class _Pending(NamedTuple):
     """A call that is under way, and when it was issued."""
 
     effect: Any
@@ -444,10 +424,8 @@ class Campaign:
 
     def turn(self) -> None:
         """Let the next thing happen: a word of the guardian, of the watch, a reply, or time."""
-        if self.told:
-            self.step(self.told.popleft())
-        elif self.watched:
-            self.step(self.watched.popleft())
+        if self.told or self.watched:
+            self.step((self.told or self.watched).popleft())
         elif self.pending is not None:
             self._call(self.pending)
         else:
@@ -498,8 +476,6 @@ class Campaign:
                     self.watched.clear()
                 case _ if isinstance(effect, _CALLS):
                     self._judge_call(effect)
-                case _:
-                    pass
 
     def _judge_grant(
         self,
@@ -515,9 +491,9 @@ class Campaign:
         assert answered is not None
         write, after = answered.effect, event.snapshot
         assert isinstance(write, election.Create | election.Update), "a grant of observation"
+        assert after is not None
         assert write.record.holder == OURS
         assert grant.claim.made(write.record)
-        assert after is not None
         if isinstance(write, election.Update):
             assert after.uid == write.seen.uid, "a grant on another object"
             assert after.version != write.seen.version, "a grant for what changed nothing"

@@ -11,11 +11,10 @@ import pytest
 
 from leaderexec import channel as wire
 from leaderexec import elector, guardian, linux
-from leaderexec.board import Board
 from leaderexec.channel import CallTook, Channel, LockIs, TenureIs
 from leaderexec.election import State
 from leaderexec.model import SECOND_NS, Now, Record
-from tests.support.http_clients import FAST, OURS, leading, lock_is, standing
+from tests.support.http_clients import FAST, board_of, leading, lock_is, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,25 +106,13 @@ def test_nobody_who_reads_blocks_the_guardian(reports: guardian._Reports) -> Non
     assert received(reports.theirs) == [standing(elector_starts=0, child_pid=999)]
 
 
-# --- both ---
-
-
-def board() -> Board:
-    """Return what a server knows when it has heard nothing."""
-    return Board(
-        election="my-app",
-        identity=OURS,
-        identity_is_generated=True,
-        timing=FAST,
-        leader_only=False,
-        now=NOW,
-    )
+# --- both ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lock", [None, lock_is("", 0), lock_is("other", START_NS)])
 def test_a_leadership_that_the_guardian_tells_first_has_a_name(lock: LockIs | None) -> None:
     """Nobody is told that we lead and that it is not known who does; when we do not, it is not."""
-    told = board()
+    told = board_of(NOW, FAST)
     if lock is not None:
         told.take(lock, START_NS)
     told.take(leading(START_NS + SECOND_NS), START_NS)
@@ -138,7 +125,7 @@ def test_a_leadership_that_the_guardian_tells_first_has_a_name(lock: LockIs | No
 
 def test_another_holder_that_the_elector_tells_first_is_shown() -> None:
     """Whoever is in the record is the holder, whatever the guardian has still to hear of it."""
-    told = board()
+    told = board_of(NOW, FAST)
     told.take(leading(START_NS + SECOND_NS), START_NS)
     told.take(lock_is("intruder", START_NS + SECOND_NS), START_NS)
     assert told.name(START_NS) == "intruder"
@@ -146,7 +133,7 @@ def test_another_holder_that_the_elector_tells_first_is_shown() -> None:
 
 def test_another_elector_does_not_make_a_holder_new() -> None:
     """Since when the record says so is what was told first; another holder is another matter."""
-    told = board()
+    told = board_of(NOW, FAST)
     told.take(lock_is("other", START_NS + SECOND_NS), START_NS)
     first = told.event(START_NS)
     later_us = NOW.wall_us + 5_000_000

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,32 +16,33 @@ from leaderexec.locks import kubeapi
 from leaderexec.locks.annotation import ConfigMapLock, EndpointsLock
 from leaderexec.locks.base import Forbidden, Unavailable
 from leaderexec.locks.lease import LeaseLock
-from leaderexec.model import Record
+from leaderexec.model import Record, Snapshot
 from tests.support.candidate import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from leaderexec.locks.kubeobject import KubernetesLock
 
 _IMPORT = """
 import json, sys
 from leaderexec.locks import kubeapi
-{before}
-modules = kubeapi._import_kubernetes(slim={slim})
+original = kubeapi._import_slim
+def broken():
+    original()
+    raise AttributeError("moved")
+if sys.argv[1] == "broken":
+    kubeapi._import_slim = broken
+found = kubeapi._import_kubernetes(slim=sys.argv[1] != "whole")
+classes = (found.configuration_class, found.rest_client_class, found.load_incluster_config)
 print(json.dumps([
-    modules.configuration_class.__module__,
-    modules.rest_client_class.__module__,
-    modules.load_incluster_config.__module__,
-    "kubernetes.client.models" in sys.modules,
-    len(sys.modules),
+    [each.__module__ for each in classes], "kubernetes.client.models" in sys.modules,
 ]))
 """
 
 
-def _import(*, slim: bool, before: str = "") -> list[Any]:
-    script = _IMPORT.format(slim=slim, before=before)
-    output = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True)
-    found: list[Any] = json.loads(output)
-    return found
+def _output(script: str, *words: str) -> str:
+    return subprocess.check_output([sys.executable, "-c", script, *words], cwd=ROOT, text=True)
 
 
 def test_in_a_cluster_only_what_is_needed_is_imported() -> None:
@@ -48,19 +50,11 @@ def test_in_a_cluster_only_what_is_needed_is_imported() -> None:
 
     Should it fail in whatever way, in another release, the whole package serves.
     """
-    broken = (
-        "original = kubeapi._import_slim\n"
-        "def broken():\n"
-        "    original()\n"
-        "    raise AttributeError('moved')\n"
-        "kubeapi._import_slim = broken\n"
+    slim, whole, fallback = (
+        json.loads(_output(_IMPORT, how)) for how in ("slim", "whole", "broken")
     )
-    slim, whole = _import(slim=True), _import(slim=False)
-    fallback = _import(slim=True, before=broken)
-    assert slim[:3] == whole[:3]
-    assert not slim[3]
-    assert slim[4] < whole[4]
-    assert fallback[:4] == whole[:4]
+    assert slim == [whole[0], False]
+    assert fallback == whole == [whole[0], True]
 
 
 @pytest.mark.parametrize(
@@ -95,14 +89,18 @@ def test_the_innermost_reason_is_told() -> None:
     assert kubeapi._reason(outer) == "ConnectionRefusedError: [Errno 111] Connection refused"
 
 
-class _Refusing:
-    """An API that answers everything with one status."""
+class _Answering:
+    """An API that answers everything alike."""
 
     def __init__(self, status: int, body: dict[str, Any]) -> None:
+        self.status = status
         self._answer = kubeapi.Answer(status, body, None)
 
     def call(self, *_: object, **__: object) -> kubeapi.Answer:
         return self._answer
+
+    def watch(self, *_: object, **__: object) -> Any:
+        return SimpleNamespace(status=self.status, answer=lambda: self._answer, close=lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -115,19 +113,28 @@ class _Refusing:
 )
 def test_a_missing_right_is_named(lock_class: type[KubernetesLock], resource: str) -> None:
     """A 403 says which verb on which resource the role lacks, and for which names."""
-    api: Any = _Refusing(403, {"message": "no"})
+    api: Any = _Answering(403, {"message": "no"})
     lock = lock_class(api, "ns", "x")
-    with pytest.raises(Forbidden) as caught:
-        lock.read(1)
-    assert str(caught.value) == (
-        f"cannot read {lock.description}: forbidden; the role needs verb 'get' on resource "
-        f"{resource} in namespace ns, resourceNames [x] (server: no)"
-    )
-    with pytest.raises(Forbidden, match=f"'create' on resource {resource} in namespace ns "):
-        lock.create(Record("a", 15), 1)
+    record = Record("a", 15)
+    seen = Snapshot(record, "u", "1", "", {"metadata": {}})
+    calls: list[tuple[str, str, Callable[[], object]]] = [
+        ("get", "read", lambda: lock.read(1)),
+        ("create", "create", lambda: lock.create(record, 1)),
+        ("update", "update", lambda: lock.update(record, seen, 1)),
+        ("update", "name a successor in", lambda: lock.name_successor("b", seen, 1)),
+        ("watch", "watch", lambda: next(lock.watch(None))),
+    ]
+    for verb, words, call in calls:
+        with pytest.raises(Forbidden) as caught:
+            call()
+        names = "" if verb == "create" else ", resourceNames [x]"
+        assert str(caught.value) == (
+            f"cannot {words} {lock.description}: forbidden; the role needs verb '{verb}' on "
+            f"resource {resource} in namespace ns{names} (server: no)"
+        )
 
 
-_LEASE: dict[str, Any] = {"kind": "Lease", "metadata": {"uid": "u", "resourceVersion": "1"}}
+_META = {"uid": "u", "resourceVersion": "1"}
 
 
 @pytest.mark.parametrize(
@@ -135,26 +142,25 @@ _LEASE: dict[str, Any] = {"kind": "Lease", "metadata": {"uid": "u", "resourceVer
     [
         {},
         {"kind": "Lease"},
-        {"kind": "Lease", "metadata": {"uid": 3, "resourceVersion": "1"}},
-        {"kind": "Lease", "metadata": {"uid": "u", "resourceVersion": "abc"}},
-        {**_LEASE, "kind": "Pod"},
-        *({**_LEASE, "spec": spec} for spec in ({"holderIdentity": 7}, {"renewTime": "soon"}, [1])),
+        {"kind": "Lease", "metadata": {**_META, "uid": 3}},
+        {"kind": "Lease", "metadata": {**_META, "resourceVersion": "abc"}},
+        {"kind": "Pod", "metadata": _META},
+        {"kind": "Lease", "metadata": _META, "spec": {"holderIdentity": 7}},
+        {"kind": "Lease", "metadata": _META, "spec": {"renewTime": "soon"}},
+        {"kind": "Lease", "metadata": _META, "spec": [1]},
     ],
 )
 def test_an_object_that_is_no_lease_is_no_answer(body: dict[str, Any]) -> None:
     """Whatever a server sends, it is a Lease as the format has it or nothing."""
-    api: Any = _Refusing(200, body)
+    api: Any = _Answering(200, body)
     with pytest.raises(Unavailable, match="cannot read lease ns/x"):
         LeaseLock(api, "ns", "x").read(1)
 
 
 def test_only_kubernetes_locks_know_the_package() -> None:
     """Guardian and keeper never import it: they are forked before, and stay small."""
-    script = (
-        "import sys, leaderexec.cli; print('kubernetes' in sys.modules, 'psutil' in sys.modules)"
-    )
-    output = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True)
-    assert output.split() == ["False", "False"]
+    script = "import sys, leaderexec.cli; print({'kubernetes', 'psutil'} & set(sys.modules))"
+    assert _output(script).strip() == "set()"
 
 
 def test_where_temporary_files_cannot_be_on_disk_they_are_in_memory_or_refused(

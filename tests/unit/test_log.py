@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
 
 def _open_descriptors() -> set[int]:
-    listed = map(int, os.listdir("/proc/self/fd"))
-    return {fd for fd in listed if os.path.exists(f"/proc/self/fd/{fd}")}
+    return {int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
 
 
 @pytest.fixture(autouse=True)
@@ -34,34 +34,46 @@ def _closed() -> Iterator[None]:
         os.close(fd)
 
 
+def _unread(kind: str) -> tuple[int, int]:
+    """Return two ends of what nobody reads."""
+    if kind == "socket":
+        left, right = socket.socketpair()
+        return left.detach(), right.detach()
+    return os.pipe()
+
+
+each_kind = pytest.mark.parametrize("kind", ["pipe", "refused", "socket"])
+real_open = os.open
+
+
+def refused(path: str, flags: int) -> int:
+    """Open anything but a descriptor anew, as when another user made it."""
+    if path.startswith("/proc/self/fd/"):
+        raise PermissionError(path)
+    return real_open(path, flags)
+
+
 def _drain(fd: int) -> bytes:
     os.set_blocking(fd, False)
     data = b""
-    try:
+    with contextlib.suppress(BlockingIOError):
         while part := os.read(fd, 65536):
             data += part
-    except BlockingIOError:
-        pass
     return data
 
 
-@pytest.mark.parametrize("reopened", [True, False])
-def test_a_full_pipe_drops_lines_and_says_how_many(
-    monkeypatch: pytest.MonkeyPatch, reopened: bool
+# The socket's descriptor is closed, and only then collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@each_kind
+def test_what_is_full_drops_lines_and_says_how_many(
+    monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Nobody reads: lines are dropped; somebody reads again: the count comes first.
 
-    Also where the pipe cannot be opened anew, as when another user made it.
+    Also where a pipe cannot be opened anew, and by a socket, as under a service manager.
     """
-    reading, writing = os.pipe()
-    real_open = os.open
-
-    def refused(path: str, flags: int) -> int:
-        if path.startswith("/proc/self/fd/"):
-            raise PermissionError(path)
-        return real_open(path, flags)
-
-    if not reopened:
+    reading, writing = _unread(kind)
+    if kind == "refused":
         monkeypatch.setattr(os, "open", refused)
     sink = Sink(writing)
     for _ in range(3000):
@@ -77,51 +89,30 @@ def test_a_full_pipe_drops_lines_and_says_how_many(
     assert sink.dropped == 0
 
 
-# Its descriptor is closed, and only then collected.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_socket_is_never_waited_for() -> None:
-    """Standard error may be a socket, as under a service manager."""
-    left, right = socket.socketpair()
-    with left, right:
-        sink = Sink(right.fileno())
-        for _ in range(20_000):
-            sink.line("x" * 100)
-        assert sink.dropped > 0
-
-
 _UNREAD = """
 import os, sys
 from leaderexec.log import Sink
-real_open = os.open
-def refused(path, *rest):
-    if path.startswith("/proc/self/fd/"):
-        raise PermissionError(path)
-    return real_open(path, *rest)
+from tests.unit.test_log import refused
 if sys.argv[1] == "refused":
     os.open = refused
 sink = Sink(2)
-for _ in range(20_000):
+for _ in range(3000):
     sink.line("x" * 100)
 os._exit(5 if sink.dropped else 6)
 """
 
 
-@pytest.mark.parametrize("kind", ["pipe", "refused", "socket"])
+@each_kind
 def test_a_process_whose_log_nobody_reads_goes_on(kind: str) -> None:
     """Rule 8: neither a pipe, nor one that cannot be opened anew, nor a socket holds it up."""
-    if kind == "socket":
-        left, right = (each.detach() for each in socket.socketpair())
-    else:
-        left, right = os.pipe()
-    process = subprocess.Popen([sys.executable, "-c", _UNREAD, kind], cwd=ROOT, stderr=right)
-    try:
-        wait_until(lambda: process.poll() is not None, timeout_s=30, what="it ends, unread")
-        assert process.wait() == 5
-    finally:
-        process.kill()
-        process.wait()
-        os.close(left)
-        os.close(right)
+    _, writing = _unread(kind)
+    script = [sys.executable, "-c", _UNREAD, kind]
+    with subprocess.Popen(script, cwd=ROOT, stderr=writing) as process:
+        try:
+            wait_until(lambda: process.poll() is not None, timeout_s=30, what="it ends, unread")
+        finally:
+            process.kill()
+    assert process.returncode == 5
 
 
 def test_a_file_is_appended_to_in_turn(tmp_path: Path) -> None:
@@ -154,12 +145,8 @@ log_.warning("long", text="x" * 10000)
 
 
 def _lines(level: str, form: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, level, form],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
+    script = [sys.executable, "-c", _SCRIPT, level, form]
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, check=True)
     return done.stderr.decode().splitlines()
 
 

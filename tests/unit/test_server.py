@@ -20,15 +20,13 @@ import psutil
 import pytest
 
 from leaderexec import server
-from leaderexec.board import STATUS, Board
+from leaderexec.board import Board
 from leaderexec.channel import CallTook, ChildExited, Ping
 from leaderexec.linux import boottime_ns
-from leaderexec.metrics import METRICS
 from leaderexec.model import SECOND_NS
 from leaderexec.server import PATHS
 from tests.support.candidate import state_of
 from tests.support.http_clients import (
-    BOUND_S,
     OURS,
     EventReader,
     ServerUnderTest,
@@ -39,9 +37,9 @@ from tests.support.http_clients import (
     rest_of,
     shown_leader,
     standing,
+    until,
     wait_shown,
 )
-from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,18 +91,13 @@ def lead(served: ServerUnderTest) -> None:
 
 def wait_status(served: ServerUnderTest, path: str, status: int) -> None:
     """Wait until a path is answered with this status."""
-    wait_until(lambda: served.ask(path).status == status, timeout_s=BOUND_S, what=f"{status}")
+    until(lambda: served.ask(path).status == status, f"{status}")
 
 
 def wait_passed(duration_ns: int) -> None:
     """Wait until so much time has passed."""
     end_ns = boottime_ns() + duration_ns
-    wait_until(lambda: boottime_ns() > end_ns, timeout_s=BOUND_S, what="time passed")
-
-
-def wait_closed(sock: socket.socket) -> None:
-    """Wait until the server has closed a connection."""
-    wait_until(lambda: is_closed(sock), timeout_s=BOUND_S, what="it was closed")
+    until(lambda: boottime_ns() > end_ns, "time passed")
 
 
 def assert_sleeps(served: ServerUnderTest) -> None:
@@ -161,30 +154,21 @@ def test_silence_is_noticed_although_nobody_asks(standby: ServerUnderTest) -> No
         wait_passed(5 * SECOND_NS // 2)
         return standby.ask("/livez").status == 503
 
-    wait_until(found, timeout_s=BOUND_S, what="silence was noticed")
+    until(found, "silence was noticed")
 
 
-def test_status_and_metrics_are_the_documented_ones(standby: ServerUnderTest) -> None:
-    """JSON with the keys of the table in its order; all metrics, in the format asked for."""
+def test_status_and_metrics_tell_what_the_server_was_told(standby: ServerUnderTest) -> None:
+    """JSON, and metrics of the tree below the keeper, in the format that was asked for."""
     reply = standby.ask("/status")
     assert (reply.status, reply.headers["Content-Type"]) == (200, "application/json")
-    status = json.loads(reply.body)
-    assert list(status) == [key for key, _, _ in STATUS]
-    assert status["name"] == "other"
+    assert json.loads(reply.body)["name"] == "other"
     standby.tell(CallTook("renew", "ok", 1000), ChildExited(3))
     # The keeper that the guardian names is the root of what is measured: the server is our child.
     standby.tell(leading(boottime_ns() + LATER_NS, keeper_pid=os.getpid()))
-    wait_until(
-        lambda: metrics_of(standby.port)["leaderexec_tree_processes"] >= 2,
-        timeout_s=BOUND_S,
-        what="measured",
-    )
+    until(lambda: metrics_of(standby.port)["leaderexec_tree_processes"] >= 2, "measured")
     assert metrics_of(standby.port)['leaderexec_child_exits_total{code="3"}'] == 1
     reply = standby.ask("/metrics", headers={"Accept": "application/openmetrics-text"})
     assert reply.headers["Content-Type"].startswith("application/openmetrics-text")
-    assert reply.body.endswith(b"# EOF\n")
-    for name, *_ in METRICS:
-        assert f"# TYPE {name.removesuffix('_total')} ".encode() in reply.body
 
 
 def test_every_documented_path_takes_get_and_head_only(standby: ServerUnderTest) -> None:
@@ -225,17 +209,6 @@ def test_a_defect_is_answered_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 
 # --- the protocol ----------------------------------------------------------------------------
-
-
-def test_a_connection_is_kept_for_the_next_request(standby: ServerUnderTest) -> None:
-    """HTTP/1.1 keeps it unless told otherwise, also after a body that nobody wanted."""
-    with standby.connect(POST % b"Content-Length: 3" + b"abc") as sock:
-        assert sock.recv(65536).startswith(b"HTTP/1.1 200")
-        sock.sendall(GET % b"/livez")
-        assert sock.recv(65536).endswith(b"\r\n\r\nok")
-        standby.wait_clients(1)
-        assert metrics_of(standby.port)["leaderexec_http_connections"] == 2
-    standby.wait_clients(0)
 
 
 #: What is sent, and what the answer begins with, if there is one, before the connection is closed.
@@ -363,7 +336,7 @@ def test_readers_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
             with EventReader(served.port) as again:
                 return again.status == 200
 
-        wait_until(accepted, timeout_s=BOUND_S, what="there was room again")
+        until(accepted, "there was room again")
 
 
 def test_a_reader_that_does_not_read_is_dropped(standby: ServerUnderTest) -> None:
@@ -408,7 +381,7 @@ def test_whoever_takes_too_long_is_cut_off(
                     sock.send(bytes([byte]))
             return is_closed(sock)
 
-        wait_until(closed, timeout_s=BOUND_S, what="it was cut off")
+        until(closed, "it was cut off")
     assert shown_leader(impatient.port) == "other"
 
 
@@ -426,7 +399,7 @@ def test_whoever_does_not_take_its_answers_is_cut_off(impatient: ServerUnderTest
             except (BrokenPipeError, ConnectionResetError):
                 return True
 
-        wait_until(cut_off, timeout_s=BOUND_S, what="it was cut off")
+        until(cut_off, "it was cut off")
     assert shown_leader(impatient.port) == "other"
 
 
@@ -442,7 +415,7 @@ def test_whoever_keeps_asking_stays(monkeypatch: pytest.MonkeyPatch) -> None:
             assert sock.recv(65536).startswith(b"HTTP/1.1 200")
             return boottime_ns() > end_ns
 
-        wait_until(asked_until_then, timeout_s=BOUND_S, what="time passed")
+        until(asked_until_then, "time passed")
         stand_by(served, "another")
         assert (reader.who(), reader.who()) == (("", False), ("another", False))
 
@@ -456,15 +429,13 @@ def test_a_crowd_does_not_keep_a_probe_out(standby: ServerUnderTest) -> None:
         assert shown_leader(standby.port) == "other"
         standby.wait_clients(511)  # room was made for the one that asked, and it has left
         assert metrics_of(standby.port)["leaderexec_http_connections"] == 512
-        wait_closed(idle[0])
+        until(lambda: is_closed(idle[0]), "the oldest was closed")
         assert not is_closed(idle[-1])
         stand_by(standby, "another")
         assert {reader.who() for reader in readers} == {("another", False)}
     standby.wait_clients(0)
-    wait_until(  # a reader is forgotten a moment after its end
-        lambda: metrics_of(standby.port)["leaderexec_http_connections"] == 1,
-        timeout_s=BOUND_S,
-        what="all were forgotten",
+    until(
+        lambda: metrics_of(standby.port)["leaderexec_http_connections"] == 1, "all were forgotten"
     )
 
 
@@ -473,7 +444,7 @@ def test_without_descriptors_the_oldest_makes_room() -> None:
     with ServerUnderTest(descriptors=30) as served, ExitStack() as stack:
         idle = [stack.enter_context(served.connect()) for _ in range(60)]
         assert served.ask("/livez").body == b"ok"
-        wait_closed(idle[0])
+        until(lambda: is_closed(idle[0]), "the oldest was closed")
         assert not is_closed(idle[-1])
 
 

@@ -15,16 +15,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 
 from leaderexec import election, tenure
 from leaderexec.election import Election
@@ -33,14 +25,12 @@ from leaderexec.tenure import Tenure
 from tests.support.clusters import CLUSTERS, LONG
 from tests.support.simulation import (
     DEFAULT,
-    INT,
     MS,
     OLD,
     SHORT,
     TERM,
     TRAITS_OF_2016,
     Candidate,
-    Network,
     Setup,
     Verdict,
     World,
@@ -48,6 +38,7 @@ from tests.support.simulation import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from random import Random
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
 
@@ -173,9 +164,8 @@ def test_a_handover_among_two_hundred_standbys_is_no_stampede(alive: bool, expir
     )
     asked: Counter[str] = Counter()
 
-    def ask(_: Candidate | None, role: str, what: object) -> None:
-        if role == "elector":
-            asked[what.event if isinstance(what, election.Note) else type(what).__name__] += 1
+    def ask(effect: election.Effect) -> None:
+        asked[effect.event if isinstance(effect, election.Note) else type(effect).__name__] += 1
 
     world.listener = ask
     world.advance(10 * SECOND_NS)
@@ -203,9 +193,14 @@ def test_a_handover_among_two_hundred_standbys_is_no_stampede(alive: bool, expir
 
 # --- Hypothesis decides ----------------------------------------------------------------------
 
-_HOSTS: Final = st.integers(0, 4)
-_ROLES: Final = st.sampled_from(("guardian", "elector", "keeper"))
-_TIMES_NS: Final = st.integers(0, 12 * SHORT.lease_duration_s).map(lambda n: n * SECOND_NS // 4)
+#: How long after the last one a fault comes, and the chance that it is drawn with.
+_FAULTS: Final = st.lists(
+    st.tuples(
+        st.integers(0, 32).map(lambda n: n * SECOND_NS // 4), st.randoms(use_true_random=False)
+    ),
+    min_size=10,
+    max_size=30,
+)
 _SETUPS: Final = st.sampled_from(
     (
         Setup(),
@@ -217,93 +212,25 @@ _SETUPS: Final = st.sampled_from(
 )
 
 
-class Cluster(RuleBasedStateMachine):
-    """Faults in an order that Hypothesis chooses, and makes smaller when it finds an overlap."""
-
-    world: World
-
-    @initialize(seed=st.integers(0, 2**16), setup=_SETUPS)
-    def begin(self, seed: int, setup: Setup | None = None) -> None:
-        self.world = World(seed, setup or Setup())
-        self.world.advance(2 * SECOND_NS)
-
-    @rule(for_ns=_TIMES_NS)
-    def wait(self, for_ns: int) -> None:
-        self.world.advance(for_ns)
-
-    @rule(host=_HOSTS, role=_ROLES, for_ns=st.none() | _TIMES_NS)
-    def stop_process(self, host: int, role: str, for_ns: int | None) -> None:
-        self.world.pause(self.world.hosts[host], role, for_ns)
-
-    @rule(host=_HOSTS, role=_ROLES)
-    def kill_process(self, host: int, role: str) -> None:
-        self.world.kill(self.world.hosts[host], role)
-
-    @precondition(lambda self: self.world.living)
-    @rule(role=_ROLES, for_ns=_TIMES_NS)
-    def stop_process_of_the_leader(self, role: str, for_ns: int) -> None:
-        self.world.pause(next(iter(self.world.living)).host, role, for_ns)
-
-    @precondition(lambda self: self.world.living)
-    @rule(mode=st.sampled_from(Network.MODES), for_ns=_TIMES_NS)
-    def disturb_the_leader(self, mode: str, for_ns: int) -> None:
-        self.world.disturb_network(next(iter(self.world.living)).host, mode, for_ns)
-
-    @rule(host=_HOSTS, mode=st.sampled_from(Network.MODES), for_ns=_TIMES_NS)
-    def disturb_network(self, host: int, mode: str, for_ns: int) -> None:
-        self.world.disturb_network(self.world.hosts[host], mode, for_ns)
-
-    @rule(mode=st.sampled_from(Network.MODES), for_ns=_TIMES_NS)
-    def disturb_all_networks(self, mode: str, for_ns: int) -> None:
-        for host in self.world.hosts:
-            self.world.disturb_network(host, mode, for_ns)
-
-    @rule(host=_HOSTS, for_ns=_TIMES_NS)
-    def starve(self, host: int, for_ns: int) -> None:
-        self.world.starve(self.world.hosts[host], for_ns)
-
-    @rule(host=_HOSTS, by_s=st.sampled_from((-3600, -1, 1, 3600)))
-    def set_wall_clock(self, host: int, by_s: int) -> None:
-        self.world.set_wall_clock(self.world.hosts[host], by_s)
-
-    @rule(host=_HOSTS, orderly=st.booleans())
-    def break_watch(self, host: int, orderly: bool) -> None:
-        self.world.break_watch(self.world.hosts[host], orderly=orderly)
-
-    @rule(host=_HOSTS, signum=st.sampled_from((TERM, INT)))
-    def ask_to_stop(self, host: int, signum: int) -> None:
-        self.world.ask_to_stop(self.world.hosts[host], signum)
-
-    @rule()
-    def change_a_label(self) -> None:
-        self.world.server.patch()
-
-    @rule()
-    def put_somebody_dead_in_line(self) -> None:
-        self.world.server.name("nobody that lives")
-
-    @invariant()
-    def never_two_trees(self) -> None:
-        if hasattr(self, "world"):
-            self.world.verdict.assert_safe()
-
-    def teardown(self) -> None:
-        if hasattr(self, "world"):
-            self.world.settle()
-            self.world.verdict.assert_safe()
+def _play_faults(seed: int, setup: Setup, faults: list[tuple[int, Random]]) -> World:
+    world = World(seed, setup)
+    world.advance(2 * SECOND_NS)
+    for after_ns, chance in faults:
+        world.advance(after_ns)
+        world.disturb_anything(chance)
+        world.verdict.assert_safe()
+    return world
 
 
-_SETTINGS: Final = settings(
-    max_examples=150 * _TIMES,
-    stateful_step_count=30,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-
-
-def test_no_order_of_faults_that_hypothesis_tries_makes_two_trees_overlap() -> None:
+@settings(max_examples=100 * _TIMES, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**16), setup=_SETUPS, faults=_FAULTS)
+def test_no_order_of_faults_that_hypothesis_tries_makes_two_trees_overlap(
+    seed: int, setup: Setup, faults: list[tuple[int, Random]]
+) -> None:
     """Hypothesis looks for an order of faults, and makes a failing one small; calm follows each."""
-    run_state_machine_as_test(Cluster, settings=_SETTINGS)
+    world = _play_faults(seed, setup, faults)
+    world.settle()
+    world.verdict.assert_safe()
 
 
 # --- the schedules find overlaps where there are some --------------------------------------------
@@ -325,9 +252,9 @@ def _slow_leader_beside_fast_standbys(seed: int, timing: Timing, skew_ppm: int) 
     setup = Setup(timing=timing, voluntary=False, stop_timeouts_s=(3600,), skew_ppm=0)
     world = World(seed, setup)
     slow, *fast = world.hosts
-    slow.clocks._ppm = -skew_ppm  # at this instant every clock shows its offset
+    slow.clocks.ppm = -skew_ppm  # at this instant every clock shows its offset
     for host in fast:
-        host.clocks._ppm = skew_ppm
+        host.clocks.ppm = skew_ppm
         world.disturb_network(host, "hole", 3 * SECOND_NS)  # the slow one is to lead
     for host in world.hosts:
         host.drain_ns = -1
@@ -341,10 +268,8 @@ def _slow_leader_beside_fast_standbys(seed: int, timing: Timing, skew_ppm: int) 
     return world.verdict
 
 
-#: Half a percent in each direction makes the one percent of the margin.
-_PROMISED_PPM: Final = 5000
-
-_EVERY_LEASE: Final = pytest.mark.parametrize(
+@pytest.mark.parametrize("beyond", [False, True], ids=["within the promise", "beyond the margin"])
+@pytest.mark.parametrize(
     "timing",
     [
         DEFAULT,
@@ -353,28 +278,21 @@ _EVERY_LEASE: Final = pytest.mark.parametrize(
     ],
     ids=lambda timing: f"{timing.lease_duration_s}s",
 )
+def test_trees_overlap_only_where_clock_rates_use_up_the_margin(
+    timing: Timing, beyond: bool
+) -> None:
+    """One percent between two clocks, in the worst direction, is paid for in leases of any length.
 
-
-@_EVERY_LEASE
-def test_clock_rates_within_the_promise_keep_trees_apart(timing: Timing) -> None:
-    """One percent between the clocks, all of it against us, is paid for in leases of any length."""
-    for seed in _seeds(15):
-        verdict = _slow_leader_beside_fast_standbys(seed, timing, _PROMISED_PPM)
-        assert not verdict.overlaps, f"LEADEREXEC_SEED={seed}"
-
-
-@_EVERY_LEASE
-def test_clock_rates_beyond_the_margin_make_trees_overlap(timing: Timing) -> None:
-    """A non-guarantee, and proof that the test before could fail: skew may use up the margin.
-
-    Then the fast clock shows the end of the lease before the slow one shows the time to kill.
+    Beyond is a non-guarantee, and proof that the test can fail: the fast clock shows the end of the
+    lease before the slow one shows the time to kill.
     """
-    margin_ns = timing.margin_ns
-    used_up_ppm = 1_000_000 * margin_ns // (2 * timing.lease_duration_ns - margin_ns)
-    assert used_up_ppm > _PROMISED_PPM
+    promised_ppm = 5000  # in each direction
+    used_up_ppm = 1_000_000 * timing.margin_ns // (2 * timing.lease_duration_ns - timing.margin_ns)
+    assert used_up_ppm > promised_ppm
     for seed in _seeds(15):
-        verdict = _slow_leader_beside_fast_standbys(seed, timing, used_up_ppm * 3 // 2)
-        assert verdict.overlaps, f"LEADEREXEC_SEED={seed}"
+        ppm = used_up_ppm * 3 // 2 if beyond else promised_ppm
+        verdict = _slow_leader_beside_fast_standbys(seed, timing, ppm)
+        assert bool(verdict.overlaps) == beyond, f"LEADEREXEC_SEED={seed}"
 
 
 class _StampsAtTheReply(Election):
@@ -382,11 +300,6 @@ class _StampsAtTheReply(Election):
 
     def _count(self, call: election._Call, record: Record) -> None:
         super()._count(replace(call, sent_ns=self._now.boot_ns), record)
-
-
-def test_with_stamps_taken_at_the_reply_trees_overlap() -> None:
-    """The server may have renewed long before its reply arrives."""
-    assert _finds_an_overlap(replace(LONG, elections=_StampsAtTheReply), 400)
 
 
 def test_not_leading_on_an_object_that_the_write_created_keeps_trees_apart() -> None:
@@ -408,11 +321,6 @@ class _ReleasesTooEarly(Tenure):
         super()._stop(cause, **fields)
         assert self.grant is not None
         self._effects.append(tenure.AskRelease(self.grant.token, retire=False))
-
-
-def test_released_before_the_tree_is_gone_trees_overlap() -> None:
-    """A tree that drains while the lock is free meets its successor."""
-    assert _finds_an_overlap(Setup(tenures=_ReleasesTooEarly), 30)
 
 
 class _JudgesByItsOwn(Election):
@@ -481,34 +389,35 @@ class _ExtendsGrants(Tenure):
         super()._granted(replace(grant, **later))
 
 
-@pytest.mark.parametrize("sidecars", [0.0, 1.0], ids=["with a child", "without"])
-def test_a_grant_taken_for_longer_than_it_is_lets_trees_overlap(sidecars: float) -> None:
-    """A grant is absolute: what a sidecar answers must end in time as a tree must."""
-    assert _finds_an_overlap(Setup(sidecars=sidecars, tenures=_ExtendsGrants), 60)
+@pytest.mark.parametrize(
+    ("broken", "count"),
+    [
+        (replace(LONG, elections=_StampsAtTheReply), 400),
+        (Setup(tenures=_ReleasesTooEarly), 30),
+        (Setup(tenures=_ExtendsGrants), 60),
+        (Setup(tenures=_ExtendsGrants, sidecars=1.0), 60),
+    ],
+    ids=["stamps at the reply", "early release", "longer grants", "longer grants of sidecars"],
+)
+def test_the_schedules_find_the_overlaps_of_a_broken_core(broken: Setup, count: int) -> None:
+    """The server renewed long before its reply, a draining tree meets its successor, late ends."""
+    assert _finds_an_overlap(broken, count)
 
 
 def test_a_mutant_is_found_by_hypothesis_too() -> None:
-    """The state machine is no weaker than the seeds: it finds the release that comes too early."""
+    """Its orders are no weaker than the seeds: they find the release that comes too early."""
 
-    class Broken(Cluster):
-        @initialize(seed=st.integers(0, 2**16))
-        def begin(self, seed: int) -> None:
-            self.world = World(seed, Setup(tenures=_ReleasesTooEarly))
-            self.world.advance(2 * SECOND_NS)
-
-        def teardown(self) -> None:
-            pass
+    @settings(
+        max_examples=100,
+        derandomize=True,
+        database=None,
+        report_multiple_bugs=False,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(seed=st.integers(0, 2**16), faults=_FAULTS)
+    def search(seed: int, faults: list[tuple[int, Random]]) -> None:
+        _play_faults(seed, Setup(tenures=_ReleasesTooEarly), faults)
 
     with pytest.raises(AssertionError, match=r"Overlap|at \d"):
-        run_state_machine_as_test(
-            Broken,
-            settings=settings(
-                max_examples=100,
-                stateful_step_count=30,
-                derandomize=True,
-                database=None,
-                report_multiple_bugs=False,
-                phases=[Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        search()

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import pty
 import signal
-import threading
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from unittest.mock import MagicMock, call
 
 import pytest
 
@@ -18,7 +17,7 @@ from leaderexec import linux, terminal
 from leaderexec.guardian import Guardian
 from leaderexec.model import SECOND_NS
 from leaderexec.tenure import State, Woke
-from tests.support.candidate import kill, state_of
+from tests.support.candidate import kill
 from tests.support.wait import wait_until
 from tests.unit.test_tenure import START_NS, Drive
 
@@ -62,11 +61,11 @@ def test_a_stop_is_seen_once_and_an_exit_never(child: int) -> None:
     assert linux.stopped_by(child) is None
     for signum in (signal.SIGSTOP, signal.SIGTSTP):
         os.kill(child, signum)
-        wait_until(lambda: state_of(child) == "T", timeout_s=5, what="stopped")
+        wait_until(lambda: linux.is_stopped(child), timeout_s=5, what="stopped")
         assert linux.stopped_by(child) == signum
         assert linux.stopped_by(child) is None
         os.kill(child, signal.SIGCONT)
-        wait_until(lambda: state_of(child) != "T", timeout_s=5, what="continued")
+        wait_until(lambda: not linux.is_stopped(child), timeout_s=5, what="continued")
     kill(child)
     assert linux.stopped_by(child) is None
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
@@ -118,68 +117,32 @@ def test_a_stop_that_was_asked_for_is_no_lateness() -> None:
     assert lateness_after(resumed=True) == 0
 
 
-# --- whether a guardian stops its job --------------------------------------------------------
-
-
-class Job:
-    """As much of a guardian and its terminal as stopping the job takes; it never stops."""
-
-    def __init__(self, state: State, child: int | None) -> None:
-        self.stopped_by: list[int] = []
-        self.resumed: list[int] = []
-        self.stubs: Any = SimpleNamespace(
-            _stop_job_by=signal.SIGTSTP,
-            _job_was_stopped=False,
-            _taking_over=False,
-            _tenure=SimpleNamespace(state=state, grant=None, resumed=self.resumed.append),
-            _keeper=object() if child else None,
-            _child=(child, -1) if child else None,
-            _is_stop=lambda signum: signum == signal.SIGTERM,
-            _log=SimpleNamespace(info=lambda *_, **__: None),
-            _job_continued=lambda _: None,
-        )
-
-    def take_back(self, _: int) -> bool:
-        """Be the terminal."""
-        return True
-
-    def stop_job(self, signum: int) -> bool:
-        """Be the terminal."""
-        self.stopped_by.append(signum)
-        return True
-
-    def try_it(self) -> bool:
-        """Return whether the guardian would have stopped, as it was to do once."""
-        ours: Any = self
-        Guardian._stop_job(self.stubs, ours, signal.SIGTSTP)
-        assert self.stubs._stop_job_by is None
-        assert len(self.resumed) == len(self.stopped_by), "tenure knows why time has passed"
-        return self.stopped_by == [signal.SIGTSTP]
-
-
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize(
+    ("state", "child_is_stopped", "pending", "stops"),
+    [
+        *((state, True, (), state in {State.IDLE, State.RUNNING}) for state in State),
+        (State.RUNNING, None, (), True),
+        (State.RUNNING, False, (), False),
+        (State.RUNNING, True, (signal.SIGTERM,), False),
+    ],
+    ids=[*(state.name for state in State), "no child", "a child goes on", "it is asked to stop"],
+)
 def test_a_guardian_stops_for_a_tree_that_runs_in_peace_and_is_stopped(
-    state: State, child: int
+    monkeypatch: pytest.MonkeyPatch,
+    state: State,
+    child_is_stopped: bool | None,
+    pending: tuple[int, ...],
+    stops: bool,
 ) -> None:
-    """One that has something to end goes on, and so it does when the child does, or has ended."""
-    in_peace = state in {State.IDLE, State.RUNNING}
-    os.kill(child, signal.SIGSTOP)
-    wait_until(lambda: linux.is_stopped(child), timeout_s=5, what="stopped")
-    assert Job(state, child).try_it() is in_peace
-    assert Job(state, None).try_it() is in_peace
-    os.kill(child, signal.SIGCONT)
-    wait_until(lambda: not linux.is_stopped(child), timeout_s=5, what="continued")
-    assert not Job(state, child).try_it()
-    kill(child)
-    assert not Job(state, child).try_it()
-
-
-def test_a_guardian_that_is_asked_to_stop_does_not_stop_its_job() -> None:
-    """A request that has arrived and was not read yet goes first."""
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-        assert not Job(State.RUNNING, None).try_it()
-    finally:
-        assert signal.sigtimedwait({signal.SIGTERM}, 5)
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+    """One that has something to end, or a child that goes on, or a request to stop, goes on."""
+    monkeypatch.setattr(linux, "is_stopped", lambda _: child_is_stopped)
+    monkeypatch.setattr(signal, "sigpending", lambda: set(pending))
+    child = None if child_is_stopped is None else (os.getpid(), -1)
+    guardian = MagicMock(_keeper=child, _child=child, _taking_over=False)
+    guardian._tenure.configure_mock(state=state, grant=None)
+    guardian._is_stop = signal.SIGTERM.__eq__
+    ours = MagicMock()
+    Guardian._stop_job(guardian, ours, signal.SIGTSTP)
+    assert guardian._stop_job_by is None
+    assert ours.stop_job.call_args_list == [call(signal.SIGTSTP)] * stops
+    assert guardian._tenure.resumed.called is stops, "tenure knows why time has passed"

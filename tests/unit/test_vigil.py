@@ -21,13 +21,6 @@ def look_until(peer: Vigil, until_ns: int, *, since_ns: int = 0, every_ns: int =
     return any(peer.silent(now_ns) for now_ns in range(since_ns, until_ns + 1, every_ns))
 
 
-def test_a_peer_is_silent_after_the_bound_and_not_before() -> None:
-    """The bound itself is still lawful."""
-    peer = vigil()
-    assert not look_until(peer, BOUND_NS)
-    assert peer.silent(BOUND_NS + 1)
-
-
 def test_a_sign_of_life_starts_the_wait_anew() -> None:
     """The silence counts from the last word."""
     peer = vigil()
@@ -54,24 +47,12 @@ def test_whoever_overslept_a_little_hears_the_peer_out_too(wakes_ns: int) -> Non
     assert not peer.silent(wakes_ns)
 
 
-def test_a_pause_no_longer_than_allowed_counts() -> None:
-    """Looking as often as promised is enough to see a death."""
-    assert look_until(vigil(), 6 * PAUSE_NS, every_ns=PAUSE_NS)
-
-
-def test_the_due_time_is_no_later_than_when_the_silence_is_too_long() -> None:
-    """Whoever wakes then is in time."""
-    peer = vigil()
-    assert 0 < peer.due_ns <= BOUND_NS + 1
-    peer.heard(40)
-    assert 40 < peer.due_ns <= 40 + BOUND_NS + 1
-
-
 def test_whoever_looks_when_it_is_due_finds_the_silence() -> None:
     """Sleeping from one due time to the next must be enough."""
     peer = vigil()
     now_ns = 0
     for _ in range(100):
+        assert now_ns < peer.due_ns <= now_ns + BOUND_NS + 1
         now_ns = peer.due_ns
         if peer.silent(now_ns):
             assert now_ns <= 2 * BOUND_NS
