@@ -36,7 +36,7 @@ MEASURED = (OURS, AWAIT_ELECTION, CLIENT_GO)
 VERSUS = f"{OURS} to {AWAIT_ELECTION}"
 #: What a ratio may be off before it is worth a word.
 _ALIKE = 1.05
-#: Until whoever was started last has imported all that it will.
+#: Until the process that was started last has imported all that it will.
 SETTLE_S = 5.0
 
 

@@ -1,4 +1,4 @@
-"""leaderexec and another elector in one election: exactly one leads, whoever takes over from whom.
+"""leaderexec and another elector in one election: exactly one leads, in every order of takeovers.
 
 There are two candidates, so that every change of leader is one between makes of electors. The
 timing of both is the same, and the other one keeps its own rules: should its child outlive its
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OURS, THEIRS = "ours", "theirs"
 #: A successor within this: a lease, a slow way of trying, and a loaded machine.
 _CHANGE_S = 60
-#: As short as the elector of 2016 may have it: a ttl of 5 s would leave our child no time to stop.
+#: As short as the elector of 2016 may have it: a ttl of 5 s would leave the child no time to stop.
 _LEGACY = ("--lease-duration=6s", "--renew-deadline=3s", "--retry-period=1.5s")
 
 
@@ -35,7 +35,7 @@ def _ask_to_stop(leader: Candidate) -> None:
 def test_changes_between_leaderexec_and_another(
     candidates: KubeCandidates, other: type[ClientGo | Legacy2016]
 ) -> None:
-    """Each takes over from the other after a stop, a kill or a black hole, and ours never overlaps.
+    """Each takes over after a stop, a kill or a black hole, and leaderexec never overlaps.
 
     Each reads what the other wrote, and counts transitions on.
     """

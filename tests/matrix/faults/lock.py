@@ -246,7 +246,7 @@ def _one_id_for_two(scenario: Scenario) -> None:
 
 
 def _one_id_beside_client_go(scenario: Scenario) -> None:
-    """Give ours client-go's name: that renews our record as its own, and changes no claim in it."""
+    """Give leaderexec the name of client-go, which renews the record as its own, claim and all."""
     first = scenario.leader("--id=b", child=_STUBBORN)
     scenario.begin()
     second = scenario.start("b", competitor=CLIENT_GO)

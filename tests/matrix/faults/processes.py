@@ -1,6 +1,6 @@
 """Processes of a candidate that are stopped, killed, asked to stop, or end by themselves.
 
-Where a part of leaderexec is addressed that a competitor does not have, the fault is ours alone. A
+Where a part of leaderexec is addressed that a competitor does not have, no competitor plays the fault. A
 wrapper that is to be PID 1 is started in a PID namespace of its own, where the kernel kills
 everything with it, as in a container.
 """
@@ -28,7 +28,7 @@ GROUP: Final = "processes"
 _STUBBORN: Final = ("--spawn", "setsid+emptyenv+ignore")
 #: A handover so soon that nobody can have waited for the end of a lease.
 _AT_ONCE: Final = 0.75
-#: So long that whoever leads within the bounds of a fault has not waited for its end.
+#: So long that a leader within the bounds of a fault has not waited for its end.
 _LONG: Final = ("--lease-duration=60s", "--renew-deadline=40s", "--retry-period=1s")
 
 
@@ -98,7 +98,7 @@ def _term(scenario: Scenario) -> None:
     scenario.deliver(scenario.wrapper_of(leader), "the wrapper")
     scenario.successor(leases=3)
     if scenario.ours:
-        scenario.require("the child's exit code is ours", scenario.exit_code(leader) == 7)
+        scenario.require("it exits as its child did", scenario.exit_code(leader) == 7)
 
 
 def _term_and_a_long_drain(scenario: Scenario) -> None:
@@ -120,7 +120,7 @@ def _child_ends(signum: signal.Signals, code: int) -> Callable[[Scenario], None]
         scenario.kill(scenario.child_of(scenario.tree), "the child", signum)
         scenario.successor(leases=3)
         if scenario.ours:
-            scenario.require(f"we exit with {code}", scenario.exit_code(leader) == code)
+            scenario.require(f"it exits with {code}", scenario.exit_code(leader) == code)
 
     return play
 
