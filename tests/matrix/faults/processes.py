@@ -1,8 +1,8 @@
 """Processes of a candidate that are stopped, killed, asked to stop, or end by themselves.
 
-Where a part of leaderexec is addressed that a competitor does not have, no competitor plays the fault. A
-wrapper that is to be PID 1 is started in a PID namespace of its own, where the kernel kills
-everything with it, as in a container.
+Where a part of leaderexec is addressed that a competitor does not have, no competitor plays the
+fault. A wrapper that is to be PID 1 is started in a PID namespace of its own, where the kernel
+kills everything with it, as in a container.
 """
 
 from __future__ import annotations
