@@ -1,19 +1,16 @@
 """Runs schedules of the simulation by the ten thousand: `python -m tests.soak [--schedules=N]`.
 
-Owns how they are shared out, over the clusters in the proportions of their table and over all
-processors, and the count: what was seen, and how to see each failure again. A schedule is one
-cluster and one seed, so that the same seeds give the same counts however many processors there are.
-By default the seeds begin where those of the unit lane end. An interrupt, and `--minutes`, end a
-run early; what it then has was drawn from all clusters alike.
-
-It must not know how a cluster works; what is a failure is the verdict of tests/support/simulation.
+A schedule is one cluster and one seed: the same seeds give the same counts however many processors
+there are. By default the seeds begin where those of the unit lane end. An interrupt ends a run
+early; what it then has was drawn from all clusters in the proportions of their table.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import itertools
 import os
+import random
 import shlex
 import signal
 import sys
@@ -55,18 +52,13 @@ def share_out(
     count: int, first_seed: int, clusters: Mapping[str, tuple[Setup, int]]
 ) -> list[Schedule]:
     """Return `count` schedules, each stretch of which has all clusters in their proportions."""
-    total = sum(weight for _, weight in clusters.values())
-    credit = dict.fromkeys(clusters, 0)
-    seeds = dict.fromkeys(clusters, first_seed)
-    schedules = []
-    for _ in range(count):
-        for name, (_, weight) in clusters.items():
-            credit[name] += weight
-        name = max(credit, key=credit.__getitem__)
-        credit[name] -= total
-        schedules.append(Schedule(name, clusters[name][0], seeds[name]))
-        seeds[name] += 1
-    return schedules
+    names = [name for name, (_, weight) in clusters.items() for _ in range(weight)]
+    random.Random(0).shuffle(names)
+    seeds = {name: itertools.count(first_seed) for name in clusters}
+    return [
+        Schedule(name, clusters[name][0], next(seeds[name]))
+        for name in itertools.islice(itertools.cycle(names), count)
+    ]
 
 
 def play(schedules: Sequence[Schedule]) -> tuple[Counter[str], list[str]]:
@@ -101,13 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tests.soak", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--schedules", type=int, default=100_000, metavar="N")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, metavar="SEED")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="end after this long")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args(argv)
     schedules = share_out(options.schedules, options.first_seed, CLUSTERS)
     parts = [schedules[at : at + _AT_ONCE] for at in range(0, len(schedules), _AT_ONCE)]
     total: Counter[str] = Counter()
-    failed = interrupted = False
+    status = 0
     began_s = time.monotonic()
     # Ctrl-C reaches all processes of the terminal; in those that are forked it does nothing.
     pool = ProcessPoolExecutor(
@@ -116,20 +107,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for seen, failures in pool.map(play, parts):
             total += seen
-            failed = failed or bool(failures)
+            total["failed"] += len(failures)
             print(*failures, sep="\n", end="\n" if failures else "", flush=True)
-            if time.monotonic() >= began_s + 60 * options.minutes:
-                break
     except KeyboardInterrupt:
-        interrupted = True
+        status = 128 + signal.SIGINT
     finally:
         pool.shutdown(cancel_futures=True)
     counts = ", ".join(f"{total[what]} {what}" for what in _SHOWN)
     rate = total["schedules"] / max(time.monotonic() - began_s, 0.001)
     print(f"{len(schedules)} asked for: {counts}, {rate:.1f} schedules/s")
-    if failed or not total["schedules"]:
-        return 1
-    return 128 + signal.SIGINT if interrupted else 0
+    return 1 if total["failed"] or not total["schedules"] else status
 
 
 if __name__ == "__main__":

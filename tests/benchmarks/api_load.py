@@ -2,9 +2,8 @@
 
 A real leaderexec leads and renews all the time. Beside it, in turn: nobody; a thousand standbys as
 leaderexec's are, each with a watch (`tests.benchmarks.watchers`); a thousand electors of client-go,
-each asking every retry period times 1 to 2.2 (`tests/competitors/electors/standbys.go`). Both come
-and stay, with a connection for each standby, before a window begins. What counts is the processor
-time and memory of kube-apiserver and etcd over those of a window with nobody.
+each asking every retry period times 1 to 2.2 (`tests/competitors/electors/standbys.go`). It counts
+what kube-apiserver and etcd take over what they take in a window with nobody.
 
 The audit log of the tests is off, since each request would be a line in it. All standbys share a
 token, which the server remembers: in a cluster those that ask often would cost it a little more.
@@ -14,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -69,11 +69,8 @@ class Stage:
         kubeconfig = plane.kubeconfig_for(
             token_file=self.election.candidates.token_path, namespace=self.election.namespace
         )
-        self._flags = (
-            f"--kubeconfig={kubeconfig}",
-            f"--namespace={self.election.namespace}",
-            "--election=x",
-        )
+        namespace = f"--namespace={self.election.namespace}"
+        self._flags = (f"--kubeconfig={kubeconfig}", namespace, "--election=x")
 
     @contextlib.contextmanager
     def _load(self, phase: str) -> Iterator[Sequence[OtherCandidate]]:
@@ -82,16 +79,16 @@ class Stage:
         if phase == WATCHES:
             words = ["-m", "tests.benchmarks.watchers", *self._flags]
             shares = (len(range(n, self.count, _PROCESSES)) for n in range(_PROCESSES))
-            commands = [(sys.executable, [*words, f"--count={n}"]) for n in shares if n]
+            commands = [(Path(sys.executable), [*words, f"--count={n}"]) for n in shares if n]
         elif phase == POLLS:
             words = ["standbys", *self._flags, f"--count={self.count}"]
-            commands = [(str(program(ClientGo.module)), words)]
+            commands = [(program(ClientGo.module), words)]
         directory = Path(tempfile.mkdtemp(dir=self.directory))
         load = []
         for number, (file, words) in enumerate(commands):
             # They run until the end of their standard input.
             one = OtherCandidate(f"{number}", words, (), directory, stdin=subprocess.PIPE)
-            one.program = Path(file)
+            one.program = file
             load.append(one.start())
         # A watch is open, or everybody has asked twice.
         enough = {IDLE: 0, WATCHES: self.count, POLLS: 2 * self.count}[phase]
@@ -139,19 +136,15 @@ class Stage:
         """
         status, body = self.plane.request("GET", "/metrics")
         assert status == HTTPStatus.OK, body
-        next_collection, stacks = (
-            float(line.rpartition(" ")[2])
-            for name in ("next_gc", "stack_inuse")
-            for line in body["message"].splitlines()
-            if line.startswith(f"go_memstats_{name}_bytes ")
+        found = re.findall(
+            r"^go_memstats_(?:next_gc|stack_inuse)_bytes (\S+)", body["message"], re.MULTILINE
         )
-        return (next_collection + stacks) / 2 / 2**20
+        return sum(map(float, found)) / 2 / 2**20
 
 
 def _without_audit(directory: Path) -> list[str]:
-    policy = directory / "no-audit.json"
-    nothing = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "None"}]}
-    policy.write_text(json.dumps(nothing))
+    policy = directory / "no-audit.yaml"
+    policy.write_text("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: None}]\n")
     return [f"--audit-policy-file={policy}"]
 
 

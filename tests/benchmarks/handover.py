@@ -1,10 +1,8 @@
 """Measures how long nobody runs the program: `python -m tests.benchmarks.handover [--write]`.
 
-For leaderexec and its competitors in turn, each with a leader and two standbys at 15 / 10 / 2 s in
-an election of its own: from what happens to the leader (`CAUSES`) until the next child runs, and
-how long the old child ran beside it. A container is a PID namespace here. client-go's elector is
-not put into one: it handles signals, and where a container would take its child along, both are
-killed.
+From what happens to the leader (`CAUSES`) until the next child runs, and how long the old child ran
+beside it. A container is a PID namespace here. client-go's elector is not put into one: it handles
+signals, and where a container would take its child along, both are killed.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import signal
 import statistics
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.benchmarks.harness import (
@@ -36,10 +33,9 @@ from tests.support.election import RETRY_S, Election
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from tests.support.candidate import Candidate
     from tests.support.controlplane import ControlPlane
 
 #: The causes, as the table calls them; only in the last are candidates not PID 1 of a container.
@@ -68,50 +64,16 @@ def _death_of(pid: int) -> list[float]:
     return died_s
 
 
-@dataclass
-class Asked:
-    """A leader to which something was done, when, and how many children had run by then."""
-
-    election: Election
-    cause: str
-    leader: Candidate
-    child: int
-    died_s: list[float]
-    at_s: float
-    starts: int
-
-    def outcome(self) -> Mapping[str, Any]:
-        """Wait for the next child, and bring the old leader back as a standby.
-
-        Return how long that took, and for how long the old child ran beside the next, which is None
-        where it did when the next had long begun.
-        """
-        start = self.election.wait_starts(self.starts + 1)
-        overlap_ms = None
-        if self.died_s:
-            overlap_ms = max(0.0, 1000 * (self.died_s[0] - start.at_s))
-        else:  # it runs beside the new one, and would for ever
-            os.kill(self.child, signal.SIGKILL)
-        if self.cause != "slot":
-            self.leader.wait()
-            self.election.stand_by(self.leader)
-        return {"ms": 1000 * (start.at_s - self.at_s), "overlap_ms": overlap_ms}
-
-
-def _child_of(candidate: Candidate) -> int:
-    """Return the pid of a child, waiting until there is one and it has become what it will be."""
-    return wait_until(
-        lambda: next((p for p in candidate.everything() if name_of(p) == "sleep"), 0),
-        timeout_s=20,
-        what=f"the child of {candidate.name}",
-    )
-
-
-def _act(election: Election, cause: str) -> Asked:
-    """Let it happen to the leader of an election."""
+def _act(election: Election, cause: str) -> Callable[[], Mapping[str, Any]]:
+    """Let it happen to the leader of an election, and return what waits for the outcome."""
     leader = election.leader
-    root, child, starts = leader.guardian, _child_of(leader), len(election.starts())
-    asked = Asked(election, cause, leader, child, _death_of(child), time.time(), starts)
+    root, starts = leader.guardian, len(election.starts())
+    child = wait_until(
+        lambda: next((p for p in leader.everything() if name_of(p) == "sleep"), 0),
+        timeout_s=20,
+        what=f"the child of {leader.name}",
+    )
+    died_s, at_s = _death_of(child), time.time()
     if cause in {"slot", "node"} and election.name == CLIENT_GO:
         stop(root)  # what it does at its child's end it does not do
         os.kill(child, signal.SIGKILL)
@@ -126,7 +88,19 @@ def _act(election: Election, cause: str) -> Asked:
         timeout_s=10,
         what="a head start",
     )
-    return asked
+
+    def outcome() -> Mapping[str, Any]:
+        """Tell how long it took, and the overlap: None if the old child still ran long after."""
+        start = election.wait_starts(starts + 1)
+        overlap_ms = max(0.0, 1000 * (died_s[0] - start.at_s)) if died_s else None
+        if not died_s:  # it runs beside the new one, and would for ever
+            os.kill(child, signal.SIGKILL)
+        if cause != "slot":
+            leader.wait()
+            election.stand_by(leader)
+        return {"ms": 1000 * (start.at_s - at_s), "overlap_ms": overlap_ms}
+
+    return outcome
 
 
 def _election(plane: ControlPlane, directory: Path, name: str, *, contained: bool) -> Election:
@@ -137,21 +111,18 @@ def _election(plane: ControlPlane, directory: Path, name: str, *, contained: boo
         slot = slot_of(election.namespace, each)
         wrapper = in_pid_namespace() if contained else ()
         candidate = election.make(each, env=slot if contained else {}, wrapper=wrapper)
-        if each == "a":
-            election.lead(candidate)
-        else:
-            election.stand_by(candidate)
+        (election.lead if each == "a" else election.stand_by)(candidate)
     return election
 
 
 def _round(elections: Sequence[Election], cause: str) -> dict[str, Mapping[str, Any]]:
     """Let it happen to each in turn, and wait for all: what takes a lease takes it at once."""
     let_pass(_SETTLE_S)
-    asked = []
+    outcomes = {}
     for election in elections:
         let_pass(random.uniform(0, RETRY_S))  # at any phase of its renewals
-        asked.append(_act(election, cause))
-    return {each.election.name: each.outcome() for each in asked}
+        outcomes[election.name] = _act(election, cause)
+    return {name: outcome() for name, outcome in outcomes.items()}
 
 
 def _told(outcomes: Sequence[Mapping[str, Any]]) -> str:

@@ -1,11 +1,9 @@
 """Measures what an image costs: `python -m tests.benchmarks.image_costs [--write]`, as root.
 
-The same leaderexec in three ways beside each other, at 15 / 10 / 2 s on a real API server and with
-the same small child: `host`, the Python of the tests in a PID namespace; `slim`, a container of the
-image that `make image` makes; `bundle`, the frozen directory in a container that has nothing but a
-busybox. Of each: from its start with the lock free until its child runs, and the memory of a leader
-and of a standby. `alone` is the child as a container without leaderexec: what the runtime takes of
-a start. And how large the images are.
+The same leaderexec and small child in three ways beside each other: `host`, the Python of the tests
+in a PID namespace; `slim`, a container of the image that `make image` makes; `bundle`, the frozen
+directory in a container that has nothing but a busybox. `alone` is the child as a container without
+leaderexec: what the runtime takes of a start.
 """
 
 from __future__ import annotations
@@ -56,15 +54,12 @@ class Way:
             return Leaderexec(candidates, in_pod=True).start(
                 name, child=[str(self.child)], env=slot, wrapper=in_pid_namespace()
             )
-        mounts = [Mount(CHILD, self.child)]
-        if self.name == "bundle":
-            mounts.append(Mount(SHARED, self.volume))
-            candidates.place(name, entry_point=[f"{SHARED}/leaderexec"], mounts=mounts)
-        elif self.name == ALONE:
-            candidates.place(name, entry_point=[CHILD], mounts=mounts)
+        others = {"bundle": f"{SHARED}/leaderexec", ALONE: CHILD}
+        own = {"entry_point": [others[self.name]]} if self.name in others else {}
+        mounts = [Mount(CHILD, self.child), Mount(SHARED, self.volume)]
+        candidates.place(name, mounts=mounts, **own)
+        if self.name == ALONE:
             return candidates.container(name).start()
-        else:
-            candidates.place(name, mounts=mounts)
         return candidates.start(name, child=[CHILD])
 
     def start_leader(self) -> tuple[Candidate, Tree]:

@@ -2,11 +2,9 @@
 
 Each is the lock of leaderexec itself, with connections of its own, read and watched as an elector
 does it: one read, one watch, and when the server ends that, the next one and a read beside it.
-It runs until the end of its standard input, and tells every second what there is: one line with the
-number of open watches, of events received, and of failures.
-Must not know: who measures.
-Guards against: a calm that no cluster has. The server ends each watch after some minutes, so the
-first life of each is a random part of one, as if it had been there for long.
+It runs until the end of its standard input, and tells every second the number of open watches, of
+events received, and of failures. The server ends each watch after some minutes, so the first life
+of each is a random part of one, as if it had been there for long.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ class Watchers:
         self._namespace = namespace
         self._election = election
         self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
 
     def start(self, count: int) -> None:
         """Start them one after the other, each in the middle of its first watch."""
@@ -56,14 +54,9 @@ class Watchers:
             opened.wait()
         kubeobject._WATCH_S = lives_s  # type: ignore[misc]
 
-    def line(self) -> str:
-        """Say what there is."""
-        with self._lock:
-            return " ".join(str(self._counts[name]) for name in (_OPEN, _EVENTS, _FAILED))
-
     def _count(self, name: str, by: int = 1) -> None:
         with self._lock:
-            self._counts[name] += by
+            self.counts[name] += by
 
     def _stand_by(self, opened: threading.Event) -> None:
         lock = LeaseLock(Api(self._credentials), self._namespace, self._election)
@@ -95,15 +88,14 @@ class Watchers:
 def main() -> None:
     """Stand by until the end of standard input."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kubeconfig", required=True)
-    parser.add_argument("--namespace", required=True)
-    parser.add_argument("--election", required=True)
+    for option in ("kubeconfig", "namespace", "election"):
+        parser.add_argument(f"--{option}", required=True)
     parser.add_argument("--count", type=int, required=True)
     options = parser.parse_args()
     watchers = Watchers(options.kubeconfig, options.namespace, options.election)
     threading.Thread(target=watchers.start, args=(options.count,), daemon=True).start()
     while not select.select([sys.stdin], [], [], 1)[0]:
-        print(watchers.line(), flush=True)
+        print(*(watchers.counts[name] for name in (_OPEN, _EVENTS, _FAILED)), flush=True)
 
 
 if __name__ == "__main__":

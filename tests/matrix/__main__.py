@@ -1,4 +1,4 @@
-"""`python -m tests.matrix`: play the fault matrix, and say what came of it."""
+"""`python -m tests.matrix`: play what of the fault matrix `build/matrix` does not have yet."""
 
 from __future__ import annotations
 
@@ -8,30 +8,18 @@ import signal
 import sys
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from tests.benchmarks.harness import surroundings
 from tests.matrix import report
 from tests.matrix.faults import FAULTS
-from tests.matrix.runner import RESULTS, Results, plan, plan_quick, play_all, verdict
+from tests.matrix.runner import RESULTS, plan, plan_quick, play_all, sources, verdict
 from tests.support.competitors import OURS
 from tests.support.controlplane import ControlPlane
 
 if TYPE_CHECKING:
     from tests.matrix.model import Cell
     from tests.matrix.runner import Entry
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
-    parser.add_argument("-k", action="append", metavar="WORD", help="faults whose name has it")
-    parser.add_argument("--runs", type=int, default=5, help="of ours, brisk (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="the subset of the kube lane")
-    parser.add_argument("--jobs", type=int, default=3 * (os.cpu_count() or 1))
-    parser.add_argument("--fresh", action="store_true", help="play what was played before too")
-    parser.add_argument("--record", action="store_true", help="keep the verdicts in the tree")
-    parser.add_argument("--list", action="store_true", help="print the faults and end")
-    return parser
 
 
 def _outcome(entry: Entry, cell: Cell) -> str:
@@ -50,13 +38,20 @@ def _tell(entry: Entry, cell: Cell) -> None:
     )
 
 
-def _leave(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """Play the matrix as the command line says; 0 when every promise held."""
-    parser = _parser()
+    parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
+    parser.add_argument("-k", action="append", metavar="WORD", help="faults whose name has it")
+    parser.add_argument(
+        "--runs",
+        type=int,
+        default=5,
+        help="plays of leaderexec with the short timing (%(default)s)",
+    )
+    parser.add_argument("--quick", action="store_true", help="the subset of the kube lane")
+    parser.add_argument("--jobs", type=int, default=3 * (os.cpu_count() or 1))
+    parser.add_argument("--record", action="store_true", help="keep the verdicts in the tree")
+    parser.add_argument("--list", action="store_true", help="print the faults and end")
     options = parser.parse_args()
     words = options.k or [""]
     faults = [fault for fault in FAULTS if any(word in fault.name for word in words)]
@@ -67,11 +62,12 @@ def main() -> int:
     if options.record and (options.k or options.quick):
         parser.error("--record keeps the whole matrix, and not a part")
     entries = plan_quick(faults) if options.quick else plan(faults, runs=options.runs)
-    results = Results(RESULTS, fresh=options.fresh)
-    signal.signal(signal.SIGTERM, _leave)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    sources()  # as they are now, whatever is edited meanwhile
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     began_s = time.monotonic()
     with ControlPlane() as plane:
-        cells = play_all(entries, plane, results, jobs=options.jobs, tell=_tell)
+        cells = play_all(entries, plane, jobs=options.jobs, tell=_tell)
         around = surroundings(plane, load=False)
     wrong = verdict(cells)
     (RESULTS / "matrix.md").write_text(report.page(report.rows_of(cells)))

@@ -1,11 +1,8 @@
 """What a fault matrix is made of: faults, timings, and the cells that come of playing them.
 
-Owns: the words of the matrix, and the judgement of a cell (`judge`), which is a pure function of
-what was measured. Must not know: how a fault is played, what a competitor is.
-
-Three kinds of fault: a *promise* that leaderexec makes is broken by any overlap and by whatever
-else it says that must come of the fault; a *bound* allows an overlap of a stated length; what is
-*reported* is measured and not judged, because nobody promises anything.
+A *promise* that leaderexec makes is broken by any overlap and by whatever else it says that must
+come of the fault; a *bound* allows an overlap of a stated length; what is *reported* is measured
+and not judged, because nobody promises anything.
 """
 
 from __future__ import annotations
@@ -132,11 +129,6 @@ class Cell:
     facts: dict[str, Any] = field(default_factory=dict)
     took_s: float = 0.0
 
-    @property
-    def held(self) -> bool:
-        """Whether it proves something, and no promise was broken."""
-        return not self.invalid and not self.broken
-
 
 def judge(fault: Fault, timing: Timing, cell: Cell) -> None:
     """Say of a cell what makes it invalid, and which promises it breaks."""
@@ -160,18 +152,12 @@ def judge(fault: Fault, timing: Timing, cell: Cell) -> None:
 
 def _judge_aftermath(fault: Fault, timing: Timing, cell: Cell) -> None:
     names = [tree.partition("/")[0] for tree in cell.trees]
-    match fault.after:
-        case After.KEPT:
-            if not cell.kept:
-                cell.broken.append(f"the child was not kept: {', '.join(cell.trees)}")
-        case After.SUCCESSOR:
-            if not any(name != names[0] for name in names):
-                cell.broken.append("no other candidate's child followed")
-        case After.SAME_CANDIDATE:
-            if len(names) < 2 or set(names) != {names[0]}:
-                cell.broken.append(f"followed by {', '.join(cell.trees[1:]) or 'nobody'}")
-        case After.ANYTHING | After.NOBODY:
-            pass
+    if fault.after is After.KEPT and not cell.kept:
+        cell.broken.append(f"the child was not kept: {', '.join(cell.trees)}")
+    if fault.after is After.SUCCESSOR and len(set(names)) < 2:
+        cell.broken.append("no other candidate's child followed")
+    if fault.after is After.SAME_CANDIDATE and (len(names) < 2 or len(set(names)) > 1):
+        cell.broken.append(f"followed by {', '.join(cell.trees[1:]) or 'nobody'}")
     expected = 0 if fault.after is After.NOBODY else 1
     if cell.running != expected:
         cell.broken.append(f"{cell.running} children in the end, not {expected}")

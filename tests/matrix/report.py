@@ -1,8 +1,7 @@
 """The matrix as a record and as a page: what was found in each cell, and no figure of one run.
 
-Owns: `tests/measured/matrix.json`, which changes only with a verdict: how often a fault was played
-by a competitor, how often a promise was broken, whether its child was kept, and for how long two
-children ran at most, in coarse steps. `tests/measured/matrix.md` is made of it and of the rows.
+`tests/measured/matrix.json` changes only with a verdict: overlaps are kept in coarse steps.
+`tests/measured/matrix.md` is made of it and of the rows.
 """
 
 from __future__ import annotations

@@ -1,18 +1,15 @@
 """Plays the matrix: which cells there are, when each is played, and what all of them say together.
 
-Owns: the plan, the processes in which cells are played (each forked from here, so that one that
-hangs or dies takes nobody along), and the results on disk. Cells share a control plane, each with a
-namespace of its own, unless their fault disturbs that, and are played at once, unless it disturbs
-the machine.
-
-What was played is kept: a second run plays only what is missing, was invalid, or was played by
-other sources. A run has failed when leaderexec broke a promise, when a cell is invalid, and when
-client-go's elector did not overlap while it was stopped: then nothing can be seen here.
+Each cell is played in a process forked from here, so that one that hangs or dies harms no other.
+Cells share a control plane, each with a namespace of its own, unless their fault disturbs that, and
+are played at once, unless it disturbs the machine. What was played is kept: a second run plays only
+what is missing, was invalid, or was played by other sources.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -47,7 +44,7 @@ SIGHT_CHECK: Final = "wrapper stopped"
 
 _CELL_TIMEOUT_S: Final = 420
 _CLEAN_UP_S: Final = 30
-#: How long a machine may take to reap what a cell left, and how many processes are no matter.
+#: For the reaping of what a cell left: how long it may take, and how many processes are no matter.
 _SETTLE_S: Final = 180
 _FEW: Final = 200
 #: Many cells wait for leases at once: they must not spend the processor on looking.
@@ -96,6 +93,7 @@ def plan_quick(faults: Iterable[Fault]) -> list[Entry]:
     ]
 
 
+@functools.cache
 def sources() -> str:
     """Return a digest of all that a result depends on: what is tested, and what tests it."""
     digest = hashlib.sha256()
@@ -106,32 +104,22 @@ def sources() -> str:
     return digest.hexdigest()
 
 
-class Results:
-    """What was played, a file for each cell, in a directory."""
+def _path(entry: Entry) -> Path:
+    return RESULTS / f"{''.join(c if c.isalnum() else '-' for c in entry.name)}.json"
 
-    def __init__(self, directory: Path, *, fresh: bool) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
-        self._sources = sources()
-        self._fresh = fresh
 
-    def find(self, entry: Entry) -> Cell | None:
-        """Return a cell that these sources have played and that is valid, None if there is none."""
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads(self._path(entry).read_text())
-            if not self._fresh and found.pop("sources") == self._sources and not found["invalid"]:
-                return Cell(**found)
-        return None
+def find(entry: Entry) -> Cell | None:
+    """Return a cell that the present sources have played and that is valid, if there is one."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(_path(entry).read_text())
+        if found.pop("sources") == sources() and not found["invalid"]:
+            return Cell(**found)
+    return None
 
-    def keep(self, entry: Entry, cell: Cell) -> None:
-        """Write a cell down, in one step."""
-        part = self._path(entry).with_suffix(".part")
-        part.write_text(json.dumps({**asdict(cell), "sources": self._sources}, indent=1))
-        part.replace(self._path(entry))
 
-    def _path(self, entry: Entry) -> Path:
-        name = "".join(c if c.isalnum() else "-" for c in entry.name)
-        return self._directory / f"{name}.json"
+def keep(entry: Entry, cell: Cell) -> None:
+    """Write a cell down; one that was cut short is no JSON, and is played again."""
+    _path(entry).write_text(json.dumps({**asdict(cell), "sources": sources()}, indent=1))
 
 
 # --- one cell, in a process of its own --------------------------------------------------------
@@ -194,29 +182,30 @@ class _Played:
         directory = Path(tempfile.mkdtemp(dir=scratch))
         directory.chmod(0o755)
         context = multiprocessing.get_context("fork")
-        self.process = context.Process(target=_be_a_cell, args=(entry, plane, directory, theirs))
-        self.process.start()
+        self._process = context.Process(target=_be_a_cell, args=(entry, plane, directory, theirs))
+        self._process.start()
         theirs.close()
 
     def cell(self) -> Cell | None:
         """Return the cell if it is over, ended or not."""
+        cell = None
         if self.link.poll():
             try:
-                cell: Cell = self.link.recv()
+                cell = self.link.recv()
             except EOFError:
-                return self.entry.cell("its process died")
-            return cell
-        late = time.monotonic() > self._until_s
-        return self.entry.cell(f"not over after {_CELL_TIMEOUT_S} s") if late else None
+                cell = self.entry.cell("its process died")
+        elif time.monotonic() > self._until_s:
+            cell = self.entry.cell(f"not over after {_CELL_TIMEOUT_S} s")
+        return cell
 
     def end(self, clean_up_s: float = _CLEAN_UP_S) -> None:
         """End its process, and let it clean up first."""
-        self.process.join(clean_up_s)
-        if self.process.is_alive():
-            self.process.terminate()
-            self.process.join(_CLEAN_UP_S)
-        self.process.kill()
-        self.process.join()
+        self._process.join(clean_up_s)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join(_CLEAN_UP_S)
+        self._process.kill()
+        self._process.join()
         self.link.close()
 
 
@@ -226,25 +215,22 @@ class _Played:
 def play_all(
     entries: Sequence[Entry],
     plane: ControlPlane,
-    results: Results,
     *,
     jobs: int,
     tell: Callable[[Entry, Cell], None],
 ) -> dict[Entry, Cell]:
     """Play what is not yet played, `jobs` cells at once, and return all cells of the plan."""
-    cells = {entry: cell for entry in entries if (cell := results.find(entry))}
+    cells = {entry: cell for entry in entries if (cell := find(entry))}
     # Long ones first, so that the last ones do not run alone. The runs of one row are kept
     # apart: together they would ask of the machine the same at the same moment.
     missing = sorted(
         (entry for entry in entries if entry not in cells),
         key=lambda entry: (-entry.timing.lease_s, entry.run),
     )
-    shared = [e for e in missing if not (e.fault.alone or e.fault.own_plane)]
-    own_plane = [e for e in missing if e.fault.own_plane]
-    alone = [e for e in missing if e.fault.alone]
-    for batch, at_once in ((shared, jobs), (own_plane, max(1, jobs // 2)), (alone, 1)):
+    for at_once, alone, own_plane in ((jobs, 0, 0), (max(1, jobs // 2), 0, 1), (1, 1, 0)):
+        batch = [e for e in missing if (e.fault.alone, e.fault.own_plane) == (alone, own_plane)]
         for entry, cell in _play_batch(batch, plane, at_once):
-            results.keep(entry, cell)
+            keep(entry, cell)
             tell(entry, cell)
             cells[entry] = cell
     return {entry: cells[entry] for entry in entries}
@@ -267,25 +253,18 @@ def _play_batch(
                         playing.remove(played)
                         played.end()
                         yield played.entry, cell
+                # A competitor's tree falls to an init that may reap more slowly than it forked, and
+                # until then nothing can be started. Where it never ends, the next cell says so.
                 if at_once == 1 and not playing:
-                    _settle(most_processes)
+                    with contextlib.suppress(AssertionError):
+                        wait.wait_until(
+                            lambda: len(psutil.pids()) < most_processes,
+                            timeout_s=_SETTLE_S,
+                            what="what a cell left is reaped",
+                        )
         finally:
             for played in playing:
                 played.end(0)
-
-
-def _settle(most_processes: int) -> None:
-    """Wait until the machine has no more processes than it had, or nearly.
-
-    A competitor's tree falls to an init that may be slower to reap than it was to fork, and
-    until then nothing can be started. Where it never ends, the next cell says so.
-    """
-    with contextlib.suppress(AssertionError):
-        wait.wait_until(
-            lambda: len(psutil.pids()) < most_processes,
-            timeout_s=_SETTLE_S,
-            what="what a cell left is reaped",
-        )
 
 
 def verdict(cells: dict[Entry, Cell]) -> list[str]:

@@ -1,9 +1,7 @@
 """Tries the mutants: `python -m tests.mutants [-k WORD] [--jobs N] [--list]`.
 
-Owns: the order, the table on standard output and its last line, a count. First the control, which
-is every named test on what is not mutated; then each mutant. All is well, and the exit code 0, when
-the control passes and every mutant is killed: see `trial`.
-Must not know: how one of them is tried.
+First the control, which is every named test on what is not mutated; then each mutant. The exit code
+is 0 when the control passes and every mutant is killed: see `trial`.
 """
 
 from __future__ import annotations
@@ -40,10 +38,7 @@ def chosen(word: str) -> list[Mutant]:
 
 
 def controls(mutants: Sequence[Mutant]) -> list[Mutant]:
-    """Return for each file its named tests, to be run without a mutation; the slowest come first.
-
-    So no job is left alone with the longest at the end.
-    """
+    """Return for each file its named tests, to be run without a mutation; the slowest first."""
     files: dict[str, list[str]] = {}
     for test in dict.fromkeys(test for mutant in mutants for test in mutant.tests):
         files.setdefault(test.partition("::")[0], []).append(test)
@@ -62,10 +57,8 @@ def run(mutants: Sequence[Mutant], jobs: int, directory: Path) -> int:
             for future in as_completed(trials):
                 result, mutant = future.result(), trials[future]
                 counts[result.verdict] += 1
-                print(
-                    f"{result.verdict.value:<15} {result.took_s:5.0f} s  {_line(mutant)}",
-                    flush=True,
-                )
+                said = f"{result.verdict.value:<15} {result.took_s:5.0f} s  {_line(mutant)}"
+                print(said, flush=True)
                 if result.verdict not in {Verdict.KILLED, Verdict.CONTROL}:
                     troubles.append((mutant.name, result))
         except BaseException:

@@ -1,11 +1,8 @@
 """Runs one pytest so that whatever it starts ends with it: `cage BOUND_S DIRECTORY COMMAND...`.
 
-Owns: the bound of the run, and the end of everything below it. A mutant is a leaderexec that may
-leave its tree, its keeper or itself behind; here all of that falls to this process, which is a
-subreaper, and is killed.
-Must not know: what runs, and what its result means.
-Guards against: a runner that is interrupted or killed while tests run. It holds the other end of
-our standard input, whose end is the request to stop.
+A mutant is a leaderexec that may leave its tree, its keeper or itself behind; here all of that
+falls to this process, which is a subreaper, and is killed. The end of its standard input, of which
+the runner holds the other end, is the request to stop.
 """
 
 from __future__ import annotations
@@ -13,8 +10,9 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 import sys
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from leaderexec import linux
 from leaderexec.model import SECOND_NS
@@ -28,16 +26,17 @@ TIMED_OUT: Final = 124
 #: How long an interrupted pytest may take to end what its tests have started.
 _CLEAN_UP_NS: Final = 60 * SECOND_NS
 _SWEEP_NS: Final = 20 * SECOND_NS
-_SWEEP_PAUSE_MS: Final = 20
+_SWEEP_PAUSE_NS: Final = SECOND_NS // 50
 
 
 def run(bound_s: float, directory: str, command: Sequence[str]) -> int:
     """Run the command, at most for so long, and return its exit code; nothing of it is left."""
     linux.become_subreaper()
     deadline_ns = linux.boottime_ns() + int(bound_s * SECOND_NS)
-    pid = os.fork()
-    if pid == 0:
-        _become(directory, command)
+    # What runs in the background ignores some; children of candidates would inherit it.
+    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(signum, signal.SIG_DFL)
+    pid = subprocess.Popen(command, cwd=directory, stdin=subprocess.DEVNULL).pid
     ended = os.pidfd_open(pid)
     ready = _wait({0, ended}, deadline_ns)
     if ended not in ready:
@@ -48,19 +47,6 @@ def run(bound_s: float, directory: str, command: Sequence[str]) -> int:
         return TIMED_OUT
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
-
-
-def _become(directory: str, command: Sequence[str]) -> NoReturn:
-    try:
-        os.chdir(directory)
-        # Whoever runs in the background ignores some; children of candidates would inherit it.
-        for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(signum, signal.SIG_DFL)
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.execv(command[0], tuple(command))
-    finally:
-        os._exit(127)
 
 
 def _wait(fds: set[int], deadline_ns: int) -> set[int]:
@@ -76,14 +62,13 @@ def _sweep(pid: int) -> int:
     """Kill all that is left until nothing is, and return how `pid` ended."""
     found = 0
     until_ns = linux.boottime_ns() + _SWEEP_NS
-    nothing = select.poll()
     while linux.boottime_ns() < until_ns:
         reaped = linux.reap()
         found = dict(reaped.ended).get(pid, found)
         if not reaped.any_left:
             break
         linux.kill_sweep()
-        nothing.poll(_SWEEP_PAUSE_MS)
+        _wait(set(), linux.boottime_ns() + _SWEEP_PAUSE_NS)
     return found
 
 

@@ -1,13 +1,13 @@
 """One change of a module, told as code: what in which function becomes what.
 
-Owns: how code is found, by its syntax tree and in one place only, and how it is replaced. Comments,
-line breaks and quotes make no difference, nor does where in its function it stands.
-Must not know: what a mutant is.
+It is found by its syntax tree and in one place only: comments, line breaks and quotes make no
+difference, nor does where in its function it stands.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -71,32 +71,27 @@ def replaced(edit: Edit, text: str) -> str:
 
 def _meanings(old: str, new: str) -> list[tuple[list[_Code], list[_Code]]]:
     """Return as what both can be read: expressions, or else arguments, statements, or either."""
-    readings = [(_expression(old), _expression(new))]
-    if not all(readings[0]):
-        readings = [(_argument(old), _argument(new)), (_statements(old), _statements(new))]
-    return [(olds, news) for olds, news in readings if olds and news]
+    expressions, *others = [*zip(_readings(old), _readings(new), strict=True)]
+    return [pair for pair in ([expressions] if all(expressions) else others) if all(pair)]
 
 
-def _expression(code: str) -> list[_Code]:
-    try:
-        return [ast.parse(f"(\n{code}\n)", mode="eval").body]
-    except SyntaxError:
-        return []
+def _readings(code: str) -> tuple[list[_Code], list[_Code], list[_Code]]:
+    """Read code as an expression, as arguments of a call, and as statements: empty if none."""
+    one, call, statements = (_parsed(text) for text in (f"(\n{code}\n)", f"f(\n{code}\n)", code))
+    expressions: list[_Code] = [each.value for each in one if isinstance(each, ast.Expr)]
+    arguments: list[_Code] = [
+        keyword
+        for each in call
+        if isinstance(each, ast.Expr) and isinstance(each.value, ast.Call) and not each.value.args
+        for keyword in each.value.keywords
+    ]
+    return expressions, arguments, [*statements]
 
 
-def _argument(code: str) -> list[_Code]:
-    try:
-        call = ast.parse(f"f(\n{code}\n)", mode="eval").body
-    except SyntaxError:
-        return []
-    return [*call.keywords] if isinstance(call, ast.Call) and not call.args else []
-
-
-def _statements(code: str) -> list[_Code]:
-    try:
-        return [*ast.parse(code).body]
-    except SyntaxError:
-        return []
+def _parsed(text: str) -> list[ast.stmt]:
+    with contextlib.suppress(SyntaxError):
+        return ast.parse(text).body
+    return []
 
 
 def _named(node: ast.AST, names: list[str]) -> Iterator[_Scope]:

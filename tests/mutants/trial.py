@@ -1,27 +1,21 @@
 """One mutant on trial: a tree of its own, the named tests in it, and what their report says.
 
-Owns: what a mutant is, which files it changes, how its tests are run, and the verdict. A mutant is
-killed when each of its tests failed by an assertion of the tests, while it ran. All else is told
-apart and is no kill: a test that passed, one that broke (in its fixtures, by another exception, by
-an assertion inside leaderexec), one that ended with a process of leaderexec that had a defect of
-its own, one that was skipped or not at its end in time; code that is not found exactly once; a
-mutated module that nobody imported.
-Must not know: which mutants there are, and how code is found and replaced: see `edit`.
-Guards against: a test that looks at another leaderexec than the mutated one. The tree comes first
-on the path, before the editable install, and a mutated module must have been compiled in it.
+A mutant is killed when each of its tests failed by an assertion of the tests, while it ran. All
+else is told apart and is no kill: see `Verdict`, `_case` and `_doubted`. The mutated tree comes
+first on the path, before the editable install.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -36,8 +30,8 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-#: How long the tests of one mutant may take, by the first folder below tests.
-_BOUNDS_S: Final = {"unit": 120.0, "process": 420.0, "kube": 900.0}
+#: How long the tests of one mutant may take, and how much longer for each test of a control.
+_BOUND_S, _EACH_S = 900, 30
 _NOT_COPIED: Final = ("__pycache__", "build", "dist", "*.egg-info", ".*")
 #: Of the environment a test run gets nothing that points to another tree.
 _HIDDEN: Final = ("PYTHON", "PYTEST", "COVERAGE", "HYPOTHESIS", "LEADEREXEC_")
@@ -99,29 +93,21 @@ class Case:
     why: str = ""
 
 
-@dataclass
 class Bench:
-    """Where trials take place: a copy of everything, and the runs that are under way."""
+    """Where trials take place: a copy of everything, and what ends the runs that are under way."""
 
-    directory: Path
-    source: Path = ROOT
-    _runs: set[subprocess.Popen[bytes]] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _closed: bool = False
-    _trials: int = 0
-
-    def __post_init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._numbers = itertools.count()
         # Once, so that all trials judge the same tree, whatever is edited meanwhile.
-        self.pristine = self.directory / "pristine"
-        copy(self.source, self.pristine)
+        self._pristine = directory / "pristine"
+        copy(ROOT, self._pristine)
+        # Standard input of every cage: its end, also by the death of this process, ends them all.
+        self._stop, self._hold = os.pipe()
 
     def close(self) -> None:
-        """End all runs, and let no other begin."""
-        with self._lock:
-            self._closed = True
-            for run in self._runs:
-                if run.stdin is not None:
-                    run.stdin.close()
+        """End all runs, and any other as soon as it begins."""
+        os.close(self._hold)
 
     def attempt(self, mutant: Mutant) -> Result:
         """Apply a mutant to a tree of its own, run its tests there, and judge.
@@ -129,16 +115,37 @@ class Bench:
         Without an edit it is the control: all of its tests must pass.
         """
         started_s = time.monotonic()
-        with self._lock:
-            self._trials += 1
-            place = self.directory / str(self._trials)  # short: messages cut long paths
+        place = self._directory / str(next(self._numbers))  # short: messages cut long paths
         tree = place / "tree"
-        copy(self.pristine, tree)
+        bound_s = _BOUND_S + (0 if mutant.edits else _EACH_S * len(mutant.tests))
+        copy(self._pristine, tree)
         try:
             for path, text in mutated(mutant, tree).items():
                 (tree / "leaderexec" / path).write_text(text)
-            code = self._run(place, mutant.tests, bound_s(mutant))
-            result = judge(code, read_report(place / "report.xml"), mutant)
+            run = subprocess.run(
+                [
+                    *(sys.executable, "-m", cage.__name__, str(bound_s), str(tree)),
+                    *(
+                        sys.executable,
+                        "-m",
+                        "pytest",
+                        *mutant.tests,
+                        "-q",
+                        "-p",
+                        "no:cacheprovider",
+                    ),
+                    *(f"--junit-xml={place / 'report.xml'}", f"--basetemp={place / 't'}"),
+                    "--override-ini=junit_logging=no",
+                ],
+                cwd=ROOT,
+                env=environment(tree),
+                stdin=self._stop,
+                stdout=(place / "output").open("wb"),
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                check=False,
+            )
+            result = judge(run.returncode, read_report(place / "report.xml"), mutant)
             if result.verdict is Verdict.KILLED:
                 result = _doubted(result, mutant, place)
             printed = (place / "output").read_text(errors="replace")
@@ -146,33 +153,8 @@ class Bench:
             return Result(Verdict.NOT_APPLIED, str(error))
         finally:
             shutil.rmtree(place, ignore_errors=True)
-        return Result(result.verdict, result.why, time.monotonic() - started_s, printed)
-
-    def _run(self, place: Path, tests: Sequence[str], bound: float) -> int:
-        command = [
-            sys.executable, "-m", "pytest", *tests, "-q", "-p", "no:cacheprovider",
-            f"--junit-xml={place / 'report.xml'}", f"--basetemp={place / 't'}",
-            "--override-ini=junit_logging=no",
-        ]  # fmt: skip
-        with (place / "output").open("wb") as output, self._lock:
-            if self._closed:
-                raise InterruptedError
-            run = subprocess.Popen(
-                [sys.executable, "-m", cage.__name__, str(bound), str(place / "tree"), *command],
-                cwd=ROOT,
-                env=environment(place / "tree"),
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            self._runs.add(run)
-        code = run.wait()
-        with self._lock:
-            self._runs.discard(run)
-            if run.stdin is not None:
-                run.stdin.close()
-        return code
+        took_s = time.monotonic() - started_s
+        return Result(result.verdict, result.why, took_s, printed)
 
 
 def _doubted(result: Result, mutant: Mutant, place: Path) -> Result:
@@ -222,12 +204,6 @@ def environment(tree: Path) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(tree)}
 
 
-def bound_s(mutant: Mutant) -> float:
-    """Return how long the tests of a mutant, or of the control, may take in all."""
-    bound = max(_BOUNDS_S.get(test.split("/")[1], 120.0) for test in mutant.tests)
-    return bound if mutant.edits else max(600.0, bound) + 30 * len(mutant.tests)
-
-
 def read_report(path: Path) -> list[Case]:
     """Read how each test in a JUnit report ended; nothing if there is none.
 
@@ -266,10 +242,14 @@ def judge(code: int, cases: Sequence[Case], mutant: Mutant) -> Result:
         return Result(Verdict.TIMED_OUT, "not at its end in time")
     if code not in {0, 1} or len(cases) < len(mutant.tests):
         return Result(Verdict.ERRORED, f"pytest ended with {code} and {len(cases)} tests")
-    verdicts = {"errored": Verdict.ERRORED, "skipped": Verdict.SKIPPED}
-    verdicts |= {"passed": Verdict.SURVIVED} if mutant.edits else {"failed": Verdict.ERRORED}
-    for end, verdict in verdicts.items():
-        for case in cases:
-            if case.end == end:
-                return Result(verdict, ": ".join([case.name, end, *case.why.splitlines()[:1]]))
+    verdicts = {
+        "errored": Verdict.ERRORED,
+        "skipped": Verdict.SKIPPED,
+        "passed": Verdict.SURVIVED,
+        "failed": Verdict.ERRORED,
+    }
+    for case in cases:
+        if case.end != ("failed" if mutant.edits else "passed"):
+            why = ": ".join([case.name, case.end, *case.why.splitlines()[:1]])
+            return Result(verdicts[case.end], why)
     return Result(Verdict.KILLED if mutant.edits else Verdict.CONTROL)

@@ -1,8 +1,6 @@
 """Control groups: limited processor time, limited memory with the OOM killer, all frozen or killed.
 
-On cgroup v1 and v2, also where a machine has both (controllers on v1, a bare v2 beside them). A
-group is made empty, entered by what is started under `wrapper` or by `add`, and emptied and removed
-at the end. Readings prove a fault: `throttled`, `frozen`, `oom_kills`, `pids`.
+On cgroup v1 and v2, also where a machine has both (controllers on v1, a bare v2 beside them).
 """
 
 from __future__ import annotations
@@ -92,7 +90,7 @@ class Group:
     def __exit__(self, *_: object) -> None:
         """Lift the limit, kill what is left, and remove the group once it is empty."""
         self._lift()
-        self._sweep()
+        wait_until(self._sweep, timeout_s=30, what=f"{self.path} is empty")
         # A process leaves the list a little before it leaves the group.
         wait_until(self._remove, timeout_s=30, what=f"{self.path} can be removed")
 
@@ -121,15 +119,13 @@ class Group:
             self.path.rmdir()
         return not self.path.exists()
 
-    def _sweep(self) -> None:
-        def is_empty() -> bool:
-            pids = self.pids
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            return not pids
-
-        wait_until(is_empty, timeout_s=30, what=f"{self.path} is empty")
+    def _sweep(self) -> bool:
+        """Kill what is inside, and say whether there was nothing."""
+        pids = self.pids
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not pids
 
     def _number(self, file: str, key: str) -> int:
         numbers = dict(map(str.split, (self.path / file).read_text().splitlines()))
@@ -229,23 +225,21 @@ class MemoryGroup(Group):
         if self._v2:
             (self.path / "memory.oom.group").write_text("1")
         self._eat()
-        if not self._v2:
-            self._sweep()
-        wait_until(lambda: not self.pids, timeout_s=30, what=f"all in {self.path} are dead")
+        dead = (lambda: not self.pids) if self._v2 else self._sweep
+        wait_until(dead, timeout_s=30, what=f"all in {self.path} are dead")
         assert self.oom_kills > before, "nothing was killed for its memory"
         return "memory.oom.group" if self._v2 else "an OOM kill of one, then SIGKILL for the others"
 
     def _set_up(self) -> None:
-        limit = str(self.limit_mib * _MIB)
+        limit = self.limit_mib * _MIB
         if self._v2:
-            (self.path / "memory.max").write_text(limit)
-            if (self.path / "memory.swap.max").exists():
-                (self.path / "memory.swap.max").write_text("0")
+            files = {"max": limit, "swap.max": 0}
         else:
-            (self.path / "memory.limit_in_bytes").write_text(limit)
-            (self.path / "memory.swappiness").write_text("0")
-            if (self.path / "memory.memsw.limit_in_bytes").exists():
-                (self.path / "memory.memsw.limit_in_bytes").write_text(limit)
+            files = {"limit_in_bytes": limit, "swappiness": 0, "memsw.limit_in_bytes": limit}
+        for name, value in files.items():
+            path = self.path / f"memory.{name}"
+            if path.exists() or "sw" not in name:  # swap is not counted everywhere
+                path.write_text(str(value))
         _ = self.oom_kills  # it can be read
 
     @property

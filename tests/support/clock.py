@@ -1,8 +1,5 @@
 """A wall clock that steps, under one candidate: a preloaded library that moves no other clock.
 
-A reading proves both halves of the fault: a process under the library sees the stepped wall clock,
-and its CLOCK_BOOTTIME and CLOCK_MONOTONIC are those of everybody.
-
 Not libfaketime: told to leave CLOCK_MONOTONIC (and with it CLOCK_BOOTTIME) alone, it still rewrites
 the deadline of clock_nanosleep on it, and Python's time.sleep fails or sleeps for years.
 
@@ -13,8 +10,6 @@ waits is changed, so a wait until an instant of the wall clock would be off; Pyt
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
 import struct
 import subprocess
 import sys
@@ -87,20 +82,12 @@ time_t time(time_t *where)
 }
 """
 
-_READ_CLOCKS: Final = """
-import json, time
-print(json.dumps([time.clock_gettime_ns(time.CLOCK_BOOTTIME),
-                  time.clock_gettime_ns(time.CLOCK_MONOTONIC),
-                  time.clock_gettime_ns(time.CLOCK_REALTIME), time.time_ns()]))
-"""
+_CLOCKS: Final = (time.CLOCK_BOOTTIME, time.CLOCK_MONOTONIC, time.CLOCK_REALTIME)
+_READ_CLOCKS: Final = f"import time; print(*map(time.clock_gettime_ns, {_CLOCKS}))"
 
 
 class SteppedClock:
-    """The wall clock of whatever runs with `env`; true until `step`.
-
-    Pass `env` to a candidate. Its child inherits it: harmless for a test child, whose stamps are
-    boot time.
-    """
+    """The wall clock of a candidate that is given `env`, and of its child; true until `step`."""
 
     def __init__(self, directory: Path) -> None:
         self._offset_path = directory / "wall-clock-offset"
@@ -112,19 +99,11 @@ class SteppedClock:
 
     def __enter__(self) -> Self:
         """Build the library, and prove that under it every clock is true as yet."""
-        compiler = shutil.which("cc")
-        if compiler is None:
-            raise Lacking("no C compiler: the packages gcc and libc6-dev have one")
-        command = [compiler, "-shared", "-fPIC", "-O2", "-x", "c", "-", "-o"]
-        built = subprocess.run(
-            [*command, str(self._library_path)],
-            input=_SOURCE,
-            text=True,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-        if built.returncode:
-            raise Lacking(f"cannot build it (the package libc6-dev?): {built.stderr}")
+        command = ["cc", "-shared", "-fPIC", "-O2", "-x", "c", "-", "-o", str(self._library_path)]
+        try:
+            subprocess.run(command, input=_SOURCE, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise Lacking(f"cannot build it (the packages gcc and libc6-dev?): {error}") from error
         self.step(0)
         return self
 
@@ -135,25 +114,22 @@ class SteppedClock:
     def step(self, offset_s: float) -> float:
         """Let the wall clock be off the true one by this much, from now on; prove and return it.
 
-        It is counted from the true time, not from the last step: `step(0)` sets it right again. A
-        process with `env` reads its clocks, which are compared with the true ones around it.
+        A process with `env` reads its clocks, which are compared with the true ones around it: no
+        other clock is moved.
         """
         self._write(offset_s)
-        before = _clocks_ns()
+        before = [*map(time.clock_gettime_ns, _CLOCKS)]
         command = [sys.executable, "-I", "-S", "-c", _READ_CLOCKS]
-        result = subprocess.run(
-            command, env=self.env, stdout=subprocess.PIPE, check=True, timeout=60
-        )
-        after = _clocks_ns()
-        boottime_ns, monotonic_ns, *walls_ns = json.loads(result.stdout)
+        told = subprocess.run(command, env=self.env, capture_output=True, check=True, timeout=60)
+        after = [*map(time.clock_gettime_ns, _CLOCKS)]
+        boottime_ns, monotonic_ns, wall_ns = map(int, told.stdout.split())
         assert before[0] <= boottime_ns <= after[0], "CLOCK_BOOTTIME was moved"
         assert before[1] <= monotonic_ns <= after[1], "CLOCK_MONOTONIC was moved"
         # From the boot time at which it looked follows what the true wall clock showed then.
-        true_ns = before[2] - before[0] + boottime_ns
-        offsets_s = [float(wall_ns - true_ns) / _NS for wall_ns in walls_ns]
-        off = all(abs(seen_s - offset_s) < _SLACK_S for seen_s in offsets_s)
-        assert off, f"the wall clock is off by {offsets_s}, not {offset_s:g} s"
-        return offsets_s[0]
+        seen_s = float(wall_ns - (before[2] - before[0] + boottime_ns)) / _NS
+        off = abs(seen_s - offset_s) < _SLACK_S
+        assert off, f"the wall clock is off by {seen_s:g} s, not {offset_s:g} s"
+        return seen_s
 
     def covers(self, pid: int) -> bool:
         """Whether this process has the library loaded, and with it every step there is."""
@@ -164,11 +140,3 @@ class SteppedClock:
     def _write(self, offset_s: float) -> None:
         with self._offset_path.open("r+b" if self._offset_path.exists() else "wb") as file:
             file.write(struct.pack("q", int(offset_s * _NS)))  # one word: seen whole
-
-
-def _clocks_ns() -> tuple[int, int, int]:
-    return (
-        time.clock_gettime_ns(time.CLOCK_BOOTTIME),
-        time.clock_gettime_ns(time.CLOCK_MONOTONIC),
-        time.time_ns(),
-    )

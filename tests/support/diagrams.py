@@ -1,11 +1,8 @@
 """Writes into the documents what the code knows: state diagrams and tables, between markers.
 
-Owns: the generated parts of README.md and ARCHITECTURE.md, each between `<!-- generated: NAME -->`
-and `<!-- end: NAME -->`, and files that are generated as a whole. `python -m
-tests.support.diagrams` says which of them are stale and ends with 1 if any is; `--write` rewrites
-them.
-Must not know: what stands between the generated parts.
-Guards against: documents that once were true.
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end: NAME -->`; other files are
+generated as a whole. `python -m tests.support.diagrams` says which are stale and ends with 1 if any
+is; `--write` rewrites them.
 """
 
 from __future__ import annotations
@@ -73,10 +70,6 @@ def _option_row(option: config.Option[object]) -> Sequence[str]:
     return (flags, variables, default, option.help)
 
 
-def _exit_codes() -> str:
-    return table(("Code", "When"), EXIT_CODES)
-
-
 def _http_paths() -> str:
     return table(("Path", "Answer"), ((f"`{path}`", meaning) for path, meaning in server.PATHS))
 
@@ -105,28 +98,16 @@ _TIMINGS: Final = (
 def _timings() -> str:
     for _, timing in _TIMINGS:
         timing.validate()
-    rows = [
-        (
-            name,
-            seconds(timing.lease_duration_ns),
-            seconds(timing.renew_deadline_ns),
-            seconds(timing.retry_period_ns),
-            seconds(timing.margin_ns),
-            seconds(timing.lease_duration_ns - timing.margin_ns),
-            seconds(timing.grace_on_loss_ns),
-        )
-        for name, timing in _TIMINGS
-    ]
-    head = (
-        "",
-        "lease duration",
-        "renew deadline: stop signal at t0 +",
-        "retry period",
-        "margin",
-        "SIGKILL at t0 +",
-        "grace on loss",
-    )
-    return f"{_time_line(_TIMINGS[0][1])}\n\n{table(head, rows)}"
+    columns: Mapping[str, Callable[[Timing], int]] = {
+        "lease duration": lambda t: t.lease_duration_ns,
+        "renew deadline: stop signal at t0 +": lambda t: t.renew_deadline_ns,
+        "retry period": lambda t: t.retry_period_ns,
+        "margin": lambda t: t.margin_ns,
+        "SIGKILL at t0 +": lambda t: t.lease_duration_ns - t.margin_ns,
+        "grace on loss": lambda t: t.grace_on_loss_ns,
+    }
+    rows = [(name, *(seconds(of(t)) for of in columns.values())) for name, t in _TIMINGS]
+    return f"{_time_line(_TIMINGS[0][1])}\n\n{table(('', *columns), rows)}"
 
 
 def _time_line(timing: Timing) -> str:
@@ -151,7 +132,7 @@ def _time_line(timing: Timing) -> str:
 PARTS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     "README.md": {
         "options": _options,
-        "exit-codes": _exit_codes,
+        "exit-codes": partial(table, ("Code", "When"), EXIT_CODES),
         "http-paths": _http_paths,
         "http-status": _http_status,
         "metrics": _metrics,
@@ -176,18 +157,18 @@ FILES: Final[Mapping[str, Callable[[], str]]] = {
 # --- where it goes ---------------------------------------------------------------------------
 
 
-def rewritten(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
-    """Return `text` with every part made anew; raise ValueError when the markers do not fit."""
-    found = [match["name"] for match in _PART.finditer(text)]
-    if sorted(found) != sorted(parts):
-        raise ValueError(f"has the generated parts {sorted(found)}, not {sorted(parts)}")
-    return _PART.sub(lambda m: f"{m['begin']}\n{parts[m['name']]()}\n\n{m['end']}", text)
+def _made(parts: Mapping[str, Callable[[], str]], part: re.Match[str]) -> str:
+    return f"{part['begin']}\n{parts[part['name']]()}\n\n{part['end']}"
 
 
 def _generated() -> Iterator[tuple[Path, str]]:
-    """Yield each file with what it is to be."""
+    """Yield each file with what it is to be; raise ValueError when its markers do not fit."""
     for name, parts in PARTS.items():
-        yield ROOT / name, rewritten((ROOT / name).read_text(), parts)
+        text = (ROOT / name).read_text()
+        found = [match["name"] for match in _PART.finditer(text)]
+        if sorted(found) != sorted(parts):
+            raise ValueError(f"{name} has the generated parts {sorted(found)}, not {sorted(parts)}")
+        yield ROOT / name, _PART.sub(partial(_made, parts), text)
     for name, whole in FILES.items():
         yield ROOT / name, whole()
 

@@ -1,24 +1,22 @@
 """A filesystem that hangs: one executable on FUSE, served by a process of its own.
 
 The mount exists in the mount namespace of the server only: a process sees it under `wrapper`.
-Nothing is left hung for ever: the server ends with its control channel, however the test died; that
-closes /dev/fuse, whereupon the kernel fails everything that waits, and the mount ends with the last
-process in its namespace. The server uses the standard library only and speaks to /dev/fuse directly
-(linux/fuse.h, protocol 7.31).
+The server ends with its control channel, however the test died: the kernel then fails everything
+that waits, and the mount ends with the last process in its namespace. It speaks to /dev/fuse
+directly (linux/fuse.h, protocol 7.31).
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import errno
 import os
-import select
 import shlex
 import stat
 import struct
 import subprocess
 import sys
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -29,9 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_CLONE_NEWNS: Final = 0x20000
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV = 0x1, 0x2, 0x4
-_MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 
 _LOOKUP, _FORGET, _GETATTR = 1, 2, 3
 _OPEN, _READ, _INIT = 14, 15, 26
@@ -65,8 +60,6 @@ class SlowExecutable:
     def __init__(self, directory: Path, program: bytes) -> None:
         self._mount_point = directory / "slow"
         self._program = program
-        self._server: subprocess.Popen[bytes] | None = None
-        self._control: Connection[Any, Any] | None = None
         self.path = self._mount_point / _NAME.decode()
 
     def __enter__(self) -> Self:
@@ -77,7 +70,7 @@ class SlowExecutable:
         self._control, theirs = Pipe()
         with theirs:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.slowfs", str(self._mount_point)],
+                ["unshare", "--mount", sys.executable, "-m", __name__, str(self._mount_point)],
                 cwd=_ROOT,
                 stdin=theirs.fileno(),
                 start_new_session=True,
@@ -89,16 +82,13 @@ class SlowExecutable:
 
     def __exit__(self, *_: object) -> None:
         """End the server: the kernel fails whatever hangs."""
-        if self._control is not None:
-            self._control.close()
-        if self._server is not None:
-            self._server.kill()
-            self._server.wait()
+        self._control.close()
+        self._server.kill()
+        self._server.wait()
 
     @property
     def wrapper(self) -> list[str]:
         """What to put before a command so that it sees the file; it keeps its directory."""
-        assert self._server is not None, "used outside of its context"
         enter = f"exec nsenter --mount=/proc/{self._server.pid}/ns/mnt"
         return ["sh", "-c", f'{enter} sh -c \'cd "$0" && exec "$@"\' "$PWD" "$@"', "sh"]
 
@@ -124,7 +114,6 @@ class SlowExecutable:
         return wait_until(self.waiting, timeout_s=timeout_s, what="a request hangs")
 
     def _ask(self, words: str | bytes) -> Any:
-        assert self._control is not None, "used outside of its context"
         self._control.send(words)
         assert self._control.poll(60), "the server is silent"
         return self._control.recv()
@@ -145,24 +134,18 @@ class _Server:
         self._held: dict[int, bytes] = {}  # by the kernel's number for it
 
     def run(self) -> None:
-        """Serve until the control channel ends, or until the mount does."""
-        poll = select.poll()
-        poll.register(self._fuse, select.POLLIN)
-        poll.register(self._control.fileno(), select.POLLIN)
+        """Serve until the control channel or the mount ends, which is an error of the read."""
         while True:
-            ready = dict(poll.poll())
-            if self._fuse in ready and not self._take():
-                return
-            if self._control.fileno() in ready and not self._obey():
-                return
+            ready = wait([self._fuse, self._control])
+            if self._fuse in ready:
+                # What was announced may have been withdrawn.
+                with contextlib.suppress(FileNotFoundError, InterruptedError, BlockingIOError):
+                    self._take(os.read(self._fuse, _BUFFER_BYTES))
+            if self._control in ready:
+                self._obey(self._control.recv())
 
-    def _take(self) -> bool:
-        """Take in one request; False when the mount has ended."""
-        try:
-            request = os.read(self._fuse, _BUFFER_BYTES)
-        except OSError as error:
-            # It was withdrawn before we had it.
-            return error.errno in {errno.ENOENT, errno.EINTR, errno.EAGAIN}
+    def _take(self, request: bytes) -> None:
+        """Serve one request, or hold it."""
         opcode, unique = _IN.unpack_from(request)[1:3]
         if opcode == _INTERRUPT:
             (which,) = struct.unpack_from("=Q", request, _IN.size)
@@ -172,14 +155,9 @@ class _Server:
             self._held[unique] = request
         else:
             self._serve(request)
-        return True
 
-    def _obey(self) -> bool:
-        """Do what the test asks for; False at its end."""
-        try:
-            words = self._control.recv()
-        except EOFError:
-            return False
+    def _obey(self, words: str) -> None:
+        """Do what the test asks for, and answer with the pids of what hung until then."""
         answer = [_IN.unpack_from(request)[6] for request in self._held.values()]
         if words == "go on":
             self._hung = False
@@ -188,7 +166,6 @@ class _Server:
         elif words != "waiting":
             self._hung, self._killable = True, words == "hang killable"
         self._control.send(answer)
-        return True
 
     def _serve(self, request: bytes) -> None:
         _length, opcode, unique, node, *_ = _IN.unpack_from(request)
@@ -221,31 +198,18 @@ class _Server:
         return _ATTR.pack(node, size, -(-size // 512), 0, 0, 0, *numbers)
 
     def _reply(self, unique: int, body: bytes = b"", *, error: int = 0) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError):  # whoever asked is dead
             os.write(self._fuse, _OUT.pack(_OUT.size + len(body), -error, unique) + body)
-        except OSError as trouble:
-            if trouble.errno != errno.ENOENT:  # whoever asked is dead
-                raise
-
-
-def _checked(result: int, what: str) -> None:
-    if result:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
 def _mount(mount_point: str) -> int:
-    """Mount in a mount namespace of this process's own; return the open /dev/fuse."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    _checked(libc.unshare(_CLONE_NEWNS), "unshare")
-    _checked(libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None), "mount")
+    """Mount in the mount namespace, which is this process's own; return the open /dev/fuse."""
     # Not blocking: what poll has announced may be withdrawn, by the death of who asked, before the
     # read, which would then wait for ever.
     fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     options = f"fd={fuse},rootmode=40755,user_id=0,group_id=0,allow_other,default_permissions"
-    flags = ctypes.c_ulong(_MS_RDONLY | _MS_NOSUID | _MS_NODEV)
-    target = os.fsencode(mount_point)
-    _checked(libc.mount(b"slow", target, b"fuse", flags, options.encode()), "mount fuse")
+    command = ["mount", "-i", "-n", "-t", "fuse", "-o", f"ro,nosuid,nodev,{options}", "slow"]
+    subprocess.run([*command, mount_point], pass_fds=(fuse,), check=True)
     return fuse
 
 
@@ -255,12 +219,13 @@ def main() -> None:
         content = control.recv()
         try:
             fuse = _mount(sys.argv[1])
-        except OSError as error:
+        except (OSError, subprocess.CalledProcessError) as error:
             control.send(f"cannot mount: {error}")
             return
         # The kernel's INIT is answered in the loop: nobody has to wait for it.
         control.send("")
-        _Server(fuse, control, content).run()
+        with contextlib.suppress(EOFError, OSError):
+            _Server(fuse, control, content).run()
 
 
 if __name__ == "__main__":
