@@ -54,7 +54,10 @@ def test_it_waits_until_somebody_leads(candidates: Candidates, wrapper: list[str
 def test_a_dead_leaders_record_is_not_a_leader(candidates: Candidates) -> None:
     """What a leader left when all of it was killed ends no wait, which ends in 124 and a line."""
     leader, _ = candidates.start_leader("a")
+    elector = leader.elector
     leader.kill()
+    # A renewal of its last moment may still be on its way.
+    wait_until(lambda: is_gone(elector), timeout_s=20, what="the elector's end")
     before = (candidates.directory / "lock").read_bytes()
     waiter = start_waiter(candidates, "--timeout=2500ms")
     reader = reader_of(waiter)
