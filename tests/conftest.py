@@ -14,7 +14,8 @@ from tests.support import environment
 # No deadline: a verdict must not depend on how long an example took. The examples of `ci` are the
 # same in every run, so that it fails only because of a change; those of `nightly` are always new.
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=1000)
-hypothesis.settings.register_profile("nightly", deadline=None, max_examples=10_000)
+# The dearest tests try half of them.
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=20_000)
 hypothesis.settings.load_profile("ci")
 environment.clean_variables(os.environ)
 environment.reset_process()
