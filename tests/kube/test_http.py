@@ -94,7 +94,7 @@ def test_a_leader_that_is_cut_off_says_so_in_time(candidates: KubeCandidates) ->
     writes = [r for r in proxy.requests() if r.method in {"POST", "PUT"}]
     renewed_ns = max(r.at_ns for r in writes if r.upstream_status in {200, 201})
     assert max(asked_ns.values()) <= renewed_ns + RENEW_DEADLINE_NS
-    candidates.assert_followed(tree, by="b", timeout_s=TAKEOVER_S)
+    candidates.assert_followed(tree, by="b")
     assert (leads(port), leads(wait_leads(b))) == (False, True)
     wait_until(lambda: ask(port, "/livez").status == 200, timeout_s=TAKEOVER_S, what="it stands by")
     proxy.pass_through()

@@ -108,7 +108,7 @@ def test_a_refused_token_is_told_and_never_logged(candidates: KubeCandidates) ->
     token = candidates.token_path.read_text()
     candidates.token_path.write_text("not-a-token")
     candidates.proxies["a"].answer(401)  # what an API server says once the token has expired
-    candidates.witness.wait_ended(tree, timeout_s=60)
+    candidates.witness.wait_ended(tree, timeout_s=20)
     candidates.proxies["a"].pass_through()
     wait_told(leader, "401")
     candidates.token_path.write_text(token)

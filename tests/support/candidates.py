@@ -52,6 +52,8 @@ class Candidates:
         self.timing: Sequence[str] = FAST
         #: The lease duration of that timing.
         self.lease_s = FAST_LEASE_S
+        #: How long a takeover may take with it, on a loaded machine.
+        self.takeover_s = TAKEOVER_S
         self.by_name: dict[str, Candidate] = {}
 
     def __enter__(self) -> Self:
@@ -102,9 +104,10 @@ class Candidates:
         return self.by_name[tree.candidate]
 
     def assert_followed(
-        self, tree: Tree, by: str | None = None, *, timeout_s: float = TAKEOVER_S
+        self, tree: Tree, by: str | None = None, *, timeout_s: float | None = None
     ) -> Tree:
         """Wait for the tree after this one, which is `by`'s, and fail if two ever ran at once."""
+        timeout_s = self.takeover_s if timeout_s is None else timeout_s
         successor = self.witness.wait_successor(tree, timeout_s=timeout_s)
         assert by in {None, successor.candidate}
         self.assert_exclusive()

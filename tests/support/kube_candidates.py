@@ -41,6 +41,7 @@ class KubeCandidates(Candidates):
         self.lock = ("--election=x",)
         self.timing = BRISK
         self.lease_s = BRISK_LEASE_S
+        self.takeover_s = 5 * BRISK_LEASE_S
         self.proxies: dict[str, Proxy] = {}
         self._stack = contextlib.ExitStack()
         plane.service_account(namespace, self.account)
