@@ -13,14 +13,17 @@ import difflib
 import os
 import re
 import shlex
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _DIRECTORY: Final = Path(__file__).parents[1] / "unit" / "golden"
 _INDENT: Final = "    "
+
+E = TypeVar("E")
 
 
 def cases(name: str) -> Iterator[tuple[str, str]]:
@@ -61,6 +64,40 @@ def check_text(name: str, text: str) -> None:
     before = _path(name).read_text().splitlines()
     changes = "\n".join(difflib.unified_diff(before, text.splitlines(), lineterm="", n=1))
     assert not changes, f"{name}.txt differs (see {__name__} for how to rewrite it):\n{changes}"
+
+
+class Story(ABC, Generic[E]):
+    """What happens to a pure core: the cases of a file are events, or a question with its mark."""
+
+    @abstractmethod
+    def play(self, text: str) -> list[E]:
+        """Let one event happen, and return what the core does about it."""
+
+    @abstractmethod
+    def ask(self, what: str) -> str:
+        """Answer a question to the core."""
+
+    @abstractmethod
+    def word(self, effect: E) -> str:
+        """Say what an effect is; nothing, if it is none that a story tells."""
+
+    @abstractmethod
+    def wait(self, duration_ns: int) -> list[E]:
+        """Let time pass, and return what the core does in it."""
+
+    def tell(self, _place: str, line: str) -> str:
+        """Return the answer to a case."""
+        if line.endswith("?"):
+            return self.ask(line[:-1])
+        effects = [effect for event in line.split("; ") for effect in self.play(event)]
+        return ", ".join(filter(None, map(self.word, effects)))
+
+    def after(self, duration_ns: int) -> list[E]:
+        """Let time pass, at whose end the core must do something, and before it nothing."""
+        assert not any(map(self.word, self.wait(duration_ns - 1)))
+        effects = self.wait(1)
+        assert any(map(self.word, effects)), f"nothing after {duration_ns} ns"
+        return effects
 
 
 def words(line: str) -> list[str]:

@@ -412,21 +412,19 @@ def snapshot(words: list[str]) -> Snapshot | None:
     raise ValueError(words)
 
 
-class Story:
+class Story(golden.Story[Effect]):
     """Lets happen to a core what the lines of a story say."""
 
     drive: Drive
 
-    def tell(self, _place: str, line: str) -> str:
-        if line.endswith("?"):
-            return self.ask(line[:-1].replace(" ", "_"))
-        return ", ".join(
-            filter(
-                None, [word(effect) for event in line.split("; ") for effect in self.play(event)]
-            )
-        )
+    def word(self, effect: Effect) -> str:
+        return word(effect)
 
-    def ask(self, name: str) -> str:
+    def wait(self, duration_ns: int) -> list[Effect]:
+        return self.drive.wait(duration_ns)
+
+    def ask(self, what: str) -> str:
+        name = what.replace(" ", "_")
         if name == "writes":
             found: Any = self.drive.written()
         elif name == "leader_until":
@@ -462,10 +460,7 @@ class Story:
             case ["wait", seconds]:
                 return self.drive.wait(int(float(seconds) * S))
             case ["after", seconds]:
-                assert not any(map(word, self.drive.wait(round(float(seconds) * S) - 1)))
-                effects = self.drive.wait(1)
-                assert any(map(word, effects)), f"nothing after {seconds} s"
-                return effects
+                return self.after(round(float(seconds) * S))
             case ["late", seconds]:
                 self.drive.tick(int(float(seconds) * S))
             case ["sets", "back", seconds]:

@@ -254,16 +254,16 @@ def numbers(words: list[str]) -> dict[str, Any]:
     return found
 
 
-class Story:
+class Story(golden.Story[Effect]):
     """Lets happen to a core what the lines of a story say."""
 
     drive: Drive
 
-    def tell(self, _place: str, line: str) -> str:
-        if line.endswith("?"):
-            return self.ask(line[:-1])
-        effects = [effect for event in line.split("; ") for effect in self.play(event)]
-        return ", ".join(filter(None, map(word, effects)))
+    def word(self, effect: Effect) -> str:
+        return word(effect)
+
+    def wait(self, duration_ns: int) -> list[Effect]:
+        return self.drive.wait(duration_ns)
 
     def ask(self, what: str) -> str:
         drive, core = self.drive, self.drive.core
@@ -297,10 +297,7 @@ class Story:
             case ["wait", seconds]:
                 return self.drive.wait(round(float(seconds) * S))
             case ["after", seconds]:
-                assert not any(map(word, self.drive.wait(round(float(seconds) * S) - 1)))
-                effects = self.drive.wait(1)
-                assert any(map(word, effects)), f"nothing after {seconds} s"
-                return effects
+                return self.after(round(float(seconds) * S))
             case ["sleep", seconds]:
                 self.drive.now_ns += int(seconds) * S
             case ["oversleep", seconds]:
