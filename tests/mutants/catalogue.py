@@ -1161,7 +1161,7 @@ RULES: Final = (
             f"{_ELECTION}test_story[a standby whose guardian died does not try]",
         ),
         _mutant(
-            "silence-of-a-suspended-machine: that whoever overslept hears the others out",
+            "silence-of-a-suspended-machine: that a process that overslept hears the others out",
             "vigil.py Vigil.silent",
             {"now_ns - self._looked_ns > self._pause_ns": "now_ns < 0"},
             f"{_VIGIL}test_whoever_overslept_hears_the_peer_out_first",

@@ -689,7 +689,7 @@ def test_every_new_leader_is_announced_once() -> None:
 
 
 def test_heartbeats_are_sent_every_retry_period() -> None:
-    """The guardian hears from us however quiet the lock is."""
+    """The guardian hears from the elector however quiet the lock is."""
     assert standing_by(held(duration_s=3600)).wait(20 * S).count(SendBeat()) == 10
 
 

@@ -53,7 +53,7 @@ def _oom_child(scenario: Scenario) -> None:
     _oom_kill(scenario, scenario.child_of(scenario.tree), "the child")
     scenario.successor(leases=3)
     if scenario.ours:
-        scenario.require("we exit with 137", scenario.exit_code(leader) == 137)
+        scenario.require("it exits with 137", scenario.exit_code(leader) == 137)
 
 
 def _oom_elector(scenario: Scenario) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 GROUP: Final = "control plane"
 
-#: Longer than any lease: whoever keeps to its lease has stopped by then.
+#: Longer than any lease: a candidate that keeps to its lease has stopped by then.
 _LONG_LEASES: Final = 1.5
 #: Short of the renew deadline even where the last renewal had been due when the server went.
 _SHORT_S: Final = 1.5
@@ -61,7 +61,7 @@ def _restart(scenario: Scenario) -> None:
     scenario.mended()
     outage_s = round((now_ns() - down_ns) / 1e9, 1)
     scenario.facts["outage_s"] = outage_s
-    # Whoever could not renew in time has stopped its child by then, and lost its lock.
+    # A candidate that could not renew in time has stopped its child by then, and lost its lock.
     scenario.elapse(outage_s / scenario.timing.lease_s + 1)
 
 

@@ -73,7 +73,7 @@ def _daemons_left(scenario: Scenario) -> None:
     scenario.kill(scenario.child_of(scenario.tree), "the child", signal.SIGKILL)
     scenario.successor(leases=3)
     if scenario.ours:
-        scenario.require("we exit with 137", scenario.exit_code(leader) == 137)
+        scenario.require("it exits with 137", scenario.exit_code(leader) == 137)
 
 
 def _other_user(scenario: Scenario) -> None:
